@@ -1,0 +1,3 @@
+"""The agent: warden, shims and server."""
+
+__version__ = "0.1.0"

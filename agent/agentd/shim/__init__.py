@@ -1,0 +1,1 @@
+"""The parent of one job; stdlib only, outlives warden and server."""

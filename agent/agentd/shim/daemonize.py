@@ -1,0 +1,28 @@
+"""The double fork that makes a shim (daemon(7), steps 4 to 8).
+
+The first child leads a new session and ends at once; the second, no session leader, can
+never acquire a controlling terminal and has the warden, a subreaper, as its parent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+_CRASHED = 70
+
+
+def double_fork(run: Callable[[], NoReturn]) -> int:
+    """Call `run` in a grandchild. Returns the pid of the child in between, to be reaped."""
+    between = os.fork()
+    if between:
+        return between
+    # Nothing of this may ever return into the warden's loop.
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            run()
+    finally:
+        os._exit(_CRASHED)
+    raise AssertionError

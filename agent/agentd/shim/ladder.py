@@ -1,0 +1,43 @@
+"""The stop ladder: SIGTERM to the whole tree, grace, SIGKILL until nothing is left."""
+
+from __future__ import annotations
+
+import signal
+
+from agentd.shim import tree as trees
+from agentd.shim.tree import Tree
+from agentd.system.clock import boot_ns
+
+_ROUND_NS = 5_000_000
+_LONGEST_ROUND_NS = 1_000_000_000
+
+
+class Ladder:
+    """One stop. Times are CLOCK_BOOTTIME nanoseconds."""
+
+    def __init__(self, tree: Tree, kill_at_ns: int) -> None:
+        """Send SIGTERM to all, or with a deadline that has passed nothing yet."""
+        self._tree = tree
+        self._round_ns = _ROUND_NS
+        #: When SIGKILL follows, then when the next round of it does.
+        self.wake_at_ns = kill_at_ns
+        self.killing = False
+        if boot_ns() < kill_at_ns:
+            tree.send(signal.SIGTERM)
+            # A stopped process would not see its SIGTERM before the grace is over.
+            tree.send(signal.SIGCONT)
+
+    def hurry(self, kill_at_ns: int) -> None:
+        """Move the deadline forward; never back."""
+        if not self.killing:
+            self.wake_at_ns = min(self.wake_at_ns, kill_at_ns)
+
+    def tick(self) -> None:
+        """Do what is due. Processes the kernel cannot end yet (state D) are tried ever less often."""
+        now_ns = boot_ns()
+        if now_ns < self.wake_at_ns:
+            return
+        self.killing = True
+        trees.kill(self._tree)
+        self.wake_at_ns = now_ns + self._round_ns
+        self._round_ns = min(self._round_ns * 2, _LONGEST_ROUND_NS)

@@ -1,0 +1,93 @@
+"""How the leader's end is learned: by its parent, or by a rescue shim that is not."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Protocol
+
+from agentd.core.contract import LeaderExited
+from agentd.core.job import ProcessId, ResourceUsage
+from agentd.system import prctl, process
+from agentd.system.prctl import Exit
+
+
+class Unknown:
+    """The leader is gone and nobody can say how it ended."""
+
+
+class LeaderWatch(Protocol):
+    """Knows whether the leader has ended."""
+
+    def look(self) -> Exit | Unknown | None:
+        """Return how it ended, or None while it runs."""
+
+    def reap(self) -> None:
+        """Let the zombie go; the exit record is durable."""
+
+
+class OwnLeader:
+    """Our child: waitid(2) with WNOWAIT tells exactly."""
+
+    def __init__(self, pid: int) -> None:
+        """`pid` is a child of this process."""
+        self._pid = pid
+
+    def look(self) -> Exit | None:
+        """Return how it ended, without reaping it."""
+        return prctl.look_at_exit(self._pid)
+
+    def reap(self) -> None:
+        """Reap it."""
+        os.waitpid(self._pid, os.WNOHANG)
+
+
+class ForeignLeader:
+    """Somebody else's child. The warden tells, if it is the parent; else a new kernel may know."""
+
+    def __init__(self, leader: ProcessId, parent_is_warden: bool) -> None:
+        """Open a pidfd while the leader, living or zombie, still has its pid."""
+        self._leader = leader
+        self._told: Exit | None = None
+        #: Whether a word of the warden is still to be waited for.
+        self.expects_word = parent_is_warden
+        self.pidfd = -1
+        try:
+            pidfd = os.pidfd_open(leader.pid)
+        except OSError:
+            return
+        if process.identify(leader.pid) == leader:
+            self.pidfd = pidfd
+        else:
+            os.close(pidfd)
+
+    def tell(self, word: LeaderExited) -> None:
+        """Take the warden's word: it is the parent and has looked without reaping."""
+        usage = ResourceUsage(word.cpu_user_s, word.cpu_system_s, word.peak_memory_bytes)
+        self._told = Exit(self._leader.pid, word.wait_status, usage)
+
+    def look(self) -> Exit | Unknown | None:
+        """Return how it ended, Unknown if neither the warden nor the kernel will ever tell."""
+        if self._told is not None:
+            return self._told
+        if process.is_alive(self._leader):
+            return None
+        if self.pidfd >= 0:
+            status = prctl.exit_status_of(self.pidfd)
+            if status is not None:
+                return Exit(self._leader.pid, status, ResourceUsage())
+        if self.expects_word or process.identify(self._leader.pid) == self._leader:
+            # A zombie still: its parent will reap it or send word.
+            return None
+        return Unknown()
+
+    def reap(self) -> None:
+        """Nothing: its parent does."""
+
+    def has_ended(self) -> bool:
+        """Say whether the pidfd is readable: the leader is a zombie or gone."""
+        if self.pidfd < 0:
+            return not process.is_alive(self._leader)
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))

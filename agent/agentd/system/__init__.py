@@ -1,0 +1,1 @@
+"""Effects: one file a kernel facility or a file format; stdlib only."""

@@ -1,0 +1,1 @@
+"""Launches shims, minds them, restarts the server; stdlib only, one thread, never fails."""

@@ -1,0 +1,93 @@
+"""What a new warden finds: shims that outlived the last one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from agentd.core.contract import Adopt, JobView
+from agentd.errors import RecordCorruptError
+from agentd.paths import Paths
+from agentd.system import jobdir, locks, packets, process
+from agentd.system.clock import boot_id
+from agentd.system.records import PidRecord
+
+
+class Found(Enum):
+    """In which condition a job was found."""
+
+    #: Its shim holds the lock.
+    MINDED = auto()
+    #: No shim, but the leader runs: a rescue shim can mind it.
+    ORPHANED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A job that lives."""
+
+    job_id: int
+    condition: Found
+    view: JobView
+
+
+def look(paths: Paths) -> Iterator[Finding]:
+    """Yield every job whose end is not in the index and that has a shim or a leader alive.
+
+    The others (never begun, ended, lost) need no warden; the server decides about them.
+    """
+    for name in os.listdir(paths.live):
+        if not name.isdigit():
+            continue
+        job_id = int(name)
+        directory = paths.job(job_id)
+        record = _pid_record(directory)
+        view = _view(job_id, record)
+        # "Cannot tell" (None) counts as held: a shim that may live is never replaced.
+        if locks.is_locked(f"{directory}/{jobdir.PID}") is not False:
+            yield Finding(job_id, Found.MINDED, view)
+        elif record is not None and not _is_over(directory) and _leader_lives(record):
+            yield Finding(job_id, Found.ORPHANED, view)
+
+
+def _pid_record(directory: str) -> PidRecord | None:
+    try:
+        return jobdir.read_pid(directory)
+    except RecordCorruptError:
+        return None
+
+
+def _is_over(directory: str) -> bool:
+    return os.path.exists(f"{directory}/{jobdir.EXIT}")
+
+
+def _leader_lives(record: PidRecord) -> bool:
+    return record.boot_id == boot_id() and process.is_alive(record.leader)
+
+
+def _view(job_id: int, record: PidRecord | None) -> JobView:
+    if record is None:
+        return JobView(job_id, "starting")
+    return JobView(
+        job_id,
+        "running",
+        record.started_at_ns,
+        record.leader.pid,
+        record.leader.start_ticks,
+        record.shim.pid,
+    )
+
+
+def connect(directory: str) -> socket.socket | None:
+    """Ask the shim for its view and descriptors; None if it cannot be reached now."""
+    try:
+        control = packets.connect(directory, jobdir.CONTROL)
+    except OSError:
+        return None
+    if not packets.send(control, Adopt()):
+        control.close()
+        return None
+    return control

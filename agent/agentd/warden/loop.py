@@ -1,0 +1,69 @@
+"""The warden's one loop: who waits for what, and what is due when."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Duty(Protocol):
+    """Something to be done at a time of its own: launching, restarting, later guarding."""
+
+    def due_s(self) -> float | None:
+        """Return when, on the monotonic clock; None for not at all."""
+
+    def run(self) -> None:
+        """Do a little of it; called again until nothing is due."""
+
+
+class Loop:
+    """One epoll, one thread. A handler must return soon: the guard waits for its turn."""
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._duties: list[Duty] = []
+        self._running = True
+
+    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
+        """Call `handler` with the epoll events whenever `descriptor` is readable."""
+        self._handlers[descriptor] = handler
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def wait_to_write(self, descriptor: int, wanted: bool) -> None:
+        """Wake up for room to write as well, or no longer."""
+        self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching; before the descriptor is closed."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def add_duty(self, duty: Duty) -> None:
+        """Look at `duty` once a turn, in the order they were added: the most urgent first."""
+        self._duties.append(duty)
+
+    def stop(self) -> None:
+        """Return from `run` after this turn."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        while self._running:
+            for descriptor, events in self._epoll.poll(self._wait_s()):
+                # An earlier handler of this turn may have closed a later one's descriptor.
+                handler = self._handlers.get(descriptor)
+                if handler is not None:
+                    handler(events)
+            now_s = time.monotonic()
+            for duty in self._duties:
+                due_s = duty.due_s()
+                if due_s is not None and due_s <= now_s:
+                    duty.run()
+
+    def _wait_s(self) -> float | None:
+        due = [at_s for duty in self._duties if (at_s := duty.due_s()) is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None

@@ -1,0 +1,40 @@
+"""The jobs a warden minds."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from agentd.core.contract import JobView, Message
+
+
+@dataclass(slots=True)
+class MindedJob:
+    """One job: its shim's control socket and what keeps the job alive without the shim."""
+
+    job_id: int
+    directory: str
+    view: JobView
+    #: None while no shim was forked yet, or while an adopted one cannot be reached.
+    control: socket.socket | None = None
+    #: Read ends by name; the job sees no end of file and no hang-up while we hold them.
+    descriptors: dict[str, int] = field(default_factory=dict)
+    #: Orders that came before there was a shim to take them.
+    pending: list[Message] = field(default_factory=list)
+    #: Shims of this job that died before the leader began.
+    failed_launches: int = 0
+    #: Whether the present shim is a rescue shim.
+    rescued: bool = False
+    recorded: bool = False
+
+    def replace_descriptors(self, new: dict[str, int]) -> None:
+        """Close what we held and hold these."""
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        self.descriptors = new
+
+
+def starting_view(job_id: int) -> JobView:
+    """Return the view of a job that no shim has spoken for yet."""
+    return JobView(job_id, "starting")

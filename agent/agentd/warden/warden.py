@@ -1,0 +1,214 @@
+"""The warden: launches shims, takes over when one is killed, restarts the server.
+
+It believes files and the kernel, not messages: what a message says is looked up where it
+matters. It never waits for anybody; what takes longer is a duty with a time of its own. The
+guard will be one more duty, looked at first in every turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+from agentd.core.contract import (
+    Drain,
+    Hello,
+    Launch,
+    Message,
+    Pause,
+    Ready,
+    Resume,
+    SendSignal,
+    Shutdown,
+    Stop,
+    Sweep,
+)
+from agentd.paths import Paths
+from agentd.shim.leader import Origin
+from agentd.system import process
+from agentd.system.clock import boot_id, wall_ns
+from agentd.system.crashpoint import reach
+from agentd.warden.loop import Loop
+from agentd.warden.serverprocess import ServerProcess
+from agentd.warden.shims import Shims
+
+#: How long a new warden lets the adopted shims answer before it speaks for them.
+_ANSWERS_WITHIN_S = 1.0
+_DRAIN_S = 5.0
+
+
+class Warden:
+    """One agent's warden; `run` returns when it was told to end. The jobs go on."""
+
+    def __init__(
+        self, paths: Paths, origin: Origin, lock: int, on_ready: Callable[[], None]
+    ) -> None:
+        """`lock` is the locked pidfile; `on_ready` is called whenever a server answers."""
+        self._lock = lock
+        self._on_ready = on_ready
+        self._started_at_ns = wall_ns()
+        self._loop = Loop()
+        self._server = ServerProcess(f"{paths.log_dir}/stderr.log")
+        self._shims = Shims(paths, origin, self._loop, self._tell)
+        self._answers_until_s = time.monotonic() + _ANSWERS_WITHIN_S
+        self._drain_until_s: float | None = None
+        self._owes_hello = False
+
+    def run(self, wakeup: int) -> None:
+        """Serve until SIGTERM or Shutdown. `wakeup` is readable after a signal."""
+        self._loop.watch(wakeup, lambda _events: self._signalled(wakeup))
+        self._shims.adopt_all()
+        self._loop.add_duty(_ServerDuty(self.server_due_s, self.mind_server))
+        self._loop.add_duty(self._shims)
+        self._loop.run()
+
+    def server_due_s(self) -> float | None:
+        """Return when to start, greet or give up on the server."""
+        if self._drain_until_s is not None:
+            return self._drain_until_s
+        if self._owes_hello:
+            return self._answers_until_s if self._shims.is_waiting_for_answers else 0.0
+        return self._server.due_s()
+
+    def mind_server(self) -> None:
+        """Do what is due: end one that does not drain, greet a new one, start one."""
+        if self._drain_until_s is not None:
+            self._server.kill()
+            self._drain_until_s = time.monotonic() + _DRAIN_S
+        elif self._owes_hello:
+            self._owes_hello = False
+            self._tell(Hello(os.getpid(), self._started_at_ns, self._shims.views()))
+        else:
+            channel = self._server.spawn()
+            self._loop.watch(channel.fileno(), self._serve_channel)
+            self._owes_hello = True
+
+    def _tell(self, message: Message) -> None:
+        # Before its Hello a server knows nothing that a message could add to.
+        if self._owes_hello or self._server.channel is None:
+            return
+        self._server.send(message)
+        self._watch_backlog()
+
+    def _watch_backlog(self) -> None:
+        channel = self._server.channel
+        if channel is None:
+            return
+        if channel.is_stuck:
+            self._server.kill()
+        self._loop.wait_to_write(channel.fileno(), channel.has_backlog)
+
+    def _serve_channel(self, events: int) -> None:
+        channel = self._server.channel
+        if channel is None:
+            return
+        if events & select.EPOLLOUT:
+            channel.flush()
+            self._watch_backlog()
+        if not events & ~select.EPOLLOUT:
+            return
+        for message in channel.receive():
+            if message is None:
+                self._close_channel()
+                return
+            self._obey(message)
+
+    def _close_channel(self) -> None:
+        channel, self._server.channel = self._server.channel, None
+        if channel is not None:
+            self._loop.forget(channel.fileno())
+            channel.close()
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case Launch():
+                reach("warden.launch_received")
+                self._shims.launch(message.job_id)
+            case Stop() | SendSignal() | Pause() | Resume():
+                self._shims.pass_on(message.job_id, message)
+            case Sweep():
+                self._shims.sweep(message)
+            case Ready():
+                write_pidfile(self._lock, message.socket)
+                self._on_ready()
+            case Shutdown():
+                self._drain()
+            case _:
+                return
+
+    def _drain(self) -> None:
+        if self._drain_until_s is not None:
+            return
+        self._tell(Drain())
+        self._server.give_up()
+        self._drain_until_s = time.monotonic() + _DRAIN_S
+        if self._server.pid is None:
+            self._loop.stop()
+
+    def _signalled(self, wakeup: int) -> None:
+        numbers = os.read(wakeup, 4096)
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._drain()
+        if signal.SIGCHLD in numbers:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Reap every child that ended, but not a leader whose exit record is still to come."""
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, options)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            if self._shims.leader_of(ended.si_pid):
+                # It stays at the head of the line; look past it at each child there is.
+                self._reap_others()
+                return
+            self._reap_one(ended.si_pid)
+
+    def _reap_others(self) -> None:
+        for pid in process.children(os.getpid()):
+            if process.is_running(pid) or self._shims.leader_of(pid):
+                continue
+            self._reap_one(pid)
+
+    def _reap_one(self, pid: int) -> None:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == self._server.pid:
+            self._close_channel()
+            self._owes_hello = False
+            self._server.ended()
+            if self._drain_until_s is not None:
+                self._loop.stop()
+
+
+class _ServerDuty:
+    """The warden's care for its server, as a duty."""
+
+    def __init__(self, due_s: Callable[[], float | None], run: Callable[[], None]) -> None:
+        self.due_s = due_s
+        self.run = run
+
+
+def write_pidfile(lock: int, socket_path: str) -> None:
+    """Say who holds the lock and where its server answers; clients read it as a hint."""
+    me = process.identify(os.getpid())
+    body = {
+        "version": 1,
+        "pid": os.getpid(),
+        "start_ticks": me.start_ticks if me else 0,
+        "boot_id": boot_id(),
+        "socket": socket_path,
+    }
+    data = json.dumps(body).encode() + b"\n"
+    os.pwrite(lock, data, 0)
+    os.ftruncate(lock, len(data))

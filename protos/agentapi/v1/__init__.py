@@ -1,0 +1,1 @@
+"""The wire contract between agentctl and agentd: protos and checked-in stubs."""
