@@ -1,0 +1,1 @@
+"""Everything large: gRPC, store, logs. May crash at any time."""

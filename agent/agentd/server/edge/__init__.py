@@ -1,0 +1,1 @@
+"""gRPC: the only place of the agent that knows the wire. Decode, call, encode."""

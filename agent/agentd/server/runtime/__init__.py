@@ -1,0 +1,1 @@
+"""What the server knows and does, without a word of gRPC."""

@@ -1,0 +1,129 @@
+"""States and summaries as JSON, as they stand in the index. Pure.
+
+The index may be rebuilt at any time, so this is no format to keep: what it holds is what the
+program that made it wrote. Text from the operating system may hold lone surrogates, which
+SQLite refuses; JSON escapes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, get_args
+
+from agentd.core.job import (
+    ActiveState,
+    Cause,
+    Ended,
+    ExitStatus,
+    FinalState,
+    JobSpec,
+    LeaderHandle,
+    Lost,
+    Paused,
+    ProcessId,
+    Queued,
+    ResourceUsage,
+    Running,
+    StartFailed,
+    Starting,
+    State,
+    Stopping,
+)
+from agentd.errors import StoreCorruptError
+from agentd.server.runtime.model import JobSummary
+from agentd.system import records
+
+STATE_NAMES: dict[type[State], str] = {
+    Queued: "queued",
+    Starting: "starting",
+    Running: "running",
+    Paused: "paused",
+    Stopping: "stopping",
+    Ended: "ended",
+    StartFailed: "start_failed",
+    Lost: "lost",
+}
+_STATES = {name: kind for kind, name in STATE_NAMES.items()}
+ACTIVE_STATES: frozenset[type[State]] = frozenset(get_args(ActiveState))
+FINAL_STATES: frozenset[type[State]] = frozenset(get_args(FinalState))
+
+_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def encode_state(state: State) -> str:
+    """Return the state's fields. Pure."""
+    return _to_json(dataclasses.asdict(state))
+
+
+def decode_state(name: str, text: str) -> State:
+    """Return the state. Pure.
+
+    Raises:
+        StoreCorruptError: The text is not what `encode_state` makes.
+
+    """
+    try:
+        return _build_state(_STATES[name], json.loads(text))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorruptError(f"the index holds a state that makes no sense: {error}") from error
+
+
+def _build_state(kind: type[State], body: dict[str, Any]) -> State:
+    if "cause" in body:
+        body["cause"] = Cause(body["cause"])
+    if body.get("handle") is not None:
+        handle = body["handle"]
+        leader = ProcessId(**handle.pop("leader"))
+        body["handle"] = LeaderHandle(leader=leader, **handle)
+    if kind is Ended:
+        body["status"] = ExitStatus(**body["status"])
+        body["usage"] = ResourceUsage(**body["usage"])
+    if kind is Lost:
+        body["surviving_pids"] = tuple(body["surviving_pids"])
+    return kind(**body)
+
+
+def encode_summary(summary: JobSummary) -> str:
+    """Return everything of the summary but the id. Pure."""
+    return _to_json(
+        {
+            "name": summary.name,
+            "argv": summary.argv,
+            "cwd": summary.cwd,
+            "labels": dict(summary.labels),
+            "submitted_at_ns": summary.submitted_at_ns,
+            "mem_limit_bytes": summary.mem_limit_bytes,
+            "output": records.output_to_json(summary.output),
+        }
+    )
+
+
+def decode_summary(job_id: int, text: str) -> JobSummary:
+    """Return the summary. Pure.
+
+    Raises:
+        StoreCorruptError: The text is not what `encode_summary` makes.
+
+    """
+    try:
+        body = json.loads(text)
+        body["argv"] = tuple(body["argv"])
+        body["output"] = records.output_from_json(body["output"])
+        return JobSummary(id=job_id, **body)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorruptError(f"the index holds a job that makes no sense: {error}") from error
+
+
+def summary_of(spec: JobSpec) -> JobSummary:
+    """Return what of the spec may be listed. Pure."""
+    return JobSummary(
+        id=spec.id,
+        name=spec.name,
+        argv=spec.argv,
+        cwd=spec.cwd,
+        labels=spec.labels,
+        submitted_at_ns=spec.submitted_at_ns,
+        mem_limit_bytes=spec.mem_limit_bytes,
+        output=spec.output,
+    )

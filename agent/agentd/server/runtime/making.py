@@ -1,0 +1,88 @@
+"""Making a job's directory from a draft: checked, complete and durable, or not there at all.
+
+Runs on the disk's threads, because fsync(2) blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+
+from agentd.core.job import JobSpec
+from agentd.paths import Paths
+from agentd.server.runtime.model import Defaults, JobDraft
+from agentd.server.runtime.validate import validate
+from agentd.system import clock, jobdir
+from agentd.system.files import fsync_directory, system_error
+
+
+def make_job(
+    paths: Paths, draft: JobDraft, defaults: Defaults, next_id: Callable[[], int]
+) -> JobSpec:
+    """Check the draft, then make marker and directory. An id is taken only after the check.
+
+    Raises:
+        InvalidSpecError: The draft is wrong; nothing was made.
+        DiskFullError: There is no room; what was made is removed again.
+        SystemCallError: The kernel refuses; the same.
+
+    """
+    validate(draft)
+    spec = fill_in(draft, defaults, next_id())
+    try:
+        _make_marker(paths, spec.id)
+        jobdir.create(paths.job(spec.id), spec)
+        fsync_directory(paths.jobs)
+    except OSError as error:
+        unmake_job(paths, spec.id)
+        raise system_error("make the job's directory", error) from error
+    return spec
+
+
+def _make_marker(paths: Paths, job_id: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    os.close(os.open(f"{paths.live}/{job_id}", flags, 0o600))
+
+
+def unmake_job(paths: Paths, job_id: int) -> None:
+    """Remove what there is of a job that was never acknowledged: the marker last."""
+    shutil.rmtree(paths.job(job_id), ignore_errors=True)
+    try:
+        os.unlink(f"{paths.live}/{job_id}")
+    except OSError:
+        # It stays for recovery, which finds no spec.json and removes it.
+        pass
+
+
+def fill_in(draft: JobDraft, defaults: Defaults, job_id: int) -> JobSpec:
+    """Return the spec: defaults filled in, and the variables by which a job knows itself."""
+    uid = uuid.uuid4().hex
+    environment = {
+        "PYTHONUNBUFFERED": "1",
+        **draft.environment,
+        # Over what was inherited: a job may submit jobs.
+        "AGENTCTL_JOB_ID": str(job_id),
+        "AGENTCTL_JOB_NAME": draft.name,
+        "AGENTCTL_JOB_UID": uid,
+    }
+    return JobSpec(
+        id=job_id,
+        uid=uid,
+        idempotency_key=draft.idempotency_key,
+        submitted_at_ns=clock.wall_ns(),
+        argv=draft.argv,
+        cwd=draft.cwd,
+        environment=environment,
+        name=draft.name,
+        labels=dict(draft.labels),
+        timeout_s=draft.timeout_s,
+        grace_s=defaults.grace_s if draft.grace_s is None else draft.grace_s,
+        output=draft.output,
+        stdin_path=draft.stdin_path,
+        umask=draft.umask,
+        mem_limit_bytes=draft.mem_limit_bytes,
+        log_segment_bytes=defaults.log_segment_bytes,
+        log_retention_bytes=draft.log_retention_bytes or defaults.log_retention_bytes,
+    )

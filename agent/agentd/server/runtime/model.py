@@ -1,0 +1,107 @@
+"""What the runtime tells the edge, and what the edge asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agentd.core.job import MergedOutput, Output, State
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """What of a job's spec may be listed. Never the environment."""
+
+    id: int
+    name: str
+    argv: tuple[str, ...]
+    cwd: str
+    labels: Mapping[str, str]
+    submitted_at_ns: int
+    mem_limit_bytes: int | None
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class JobInfo:
+    """A job as it is after the event `event_seq`."""
+
+    spec: JobSummary
+    state: State
+    event_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDraft:
+    """A submit as it came in: unchecked, defaults not filled in."""
+
+    #: Made by the client; the same key is the same job. Empty: no such promise is asked for.
+    idempotency_key: str
+    argv: tuple[str, ...]
+    cwd: str
+    #: Holds secrets: never logged, never listed.
+    environment: Mapping[str, str] = field(repr=False)
+    name: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: None: no timeout.
+    timeout_s: float | None = None
+    #: None: the agent's default.
+    grace_s: float | None = None
+    output: Output = MergedOutput()
+    #: None: /dev/null.
+    stdin_path: str | None = None
+    #: None: the mask the agent was started with.
+    umask: int | None = None
+    #: None: no limit.
+    mem_limit_bytes: int | None = None
+    #: None: the agent's default.
+    log_retention_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs to list, newest first. The default lists all, page by page."""
+
+    #: Any of these; empty: every state.
+    states: frozenset[type[State]] = frozenset()
+    #: Exact; empty: any.
+    name: str = ""
+    #: Every one of these.
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: Only what is not over, and the newest `recent_limit` that are.
+    current_only: bool = False
+    recent_limit: int = 0
+    #: 0: the store's own page size.
+    page_size: int = 0
+    #: Only ids below this one; 0: from the newest.
+    before_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A part of a listing; `next_before_id` is 0 on the last page."""
+
+    jobs: tuple[JobInfo, ...]
+    next_before_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to a job, with the job as it then was."""
+
+    seq: int
+    occurred_at_ns: int
+    #: noun.verb_past: job.submitted, job.started, job.ended …
+    kind: str
+    job: JobInfo
+    #: One line for people; may be empty.
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a submit that says nothing gets; comes from the config."""
+
+    grace_s: float = 10.0
+    log_segment_bytes: int = 64 << 20
+    log_retention_bytes: int = 1 << 30

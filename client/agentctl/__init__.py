@@ -1,0 +1,128 @@
+"""Jobs that cannot be lost, from Python.
+
+    from agentctl import Client
+
+    with Client() as client:
+        job = client.submit(["python", "train.py"], mem="16G")
+        print(client.wait(job.id).exit_code)
+
+Importing this package loads nothing heavy: every name below is loaded at its first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentctl.api.client import Client
+    from agentctl.errors import (
+        AgentctlError,
+        AgentNotRunningError,
+        AmbiguousNameError,
+        ApiLevelMismatchError,
+        DiskFullError,
+        HostUnreachableError,
+        InvalidSpecError,
+        JobNotFoundError,
+        ResourceExhaustedError,
+        TryAgainError,
+        WaitTimeoutError,
+        WrongStateError,
+    )
+    from agentctl.model import (
+        AgentInfo,
+        Cause,
+        Chunk,
+        Event,
+        Fin,
+        Gap,
+        GapReason,
+        Job,
+        JobState,
+        LogTime,
+        OutputKind,
+    )
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "Client": "agentctl.api.client",
+    **dict.fromkeys(
+        (
+            "AgentInfo",
+            "Cause",
+            "Chunk",
+            "Event",
+            "Fin",
+            "Gap",
+            "GapReason",
+            "Job",
+            "JobState",
+            "LogTime",
+            "OutputKind",
+        ),
+        "agentctl.model",
+    ),
+    **dict.fromkeys(
+        (
+            "AgentNotRunningError",
+            "AgentctlError",
+            "AmbiguousNameError",
+            "ApiLevelMismatchError",
+            "DiskFullError",
+            "HostUnreachableError",
+            "InvalidSpecError",
+            "JobNotFoundError",
+            "ResourceExhaustedError",
+            "TryAgainError",
+            "WaitTimeoutError",
+            "WrongStateError",
+        ),
+        "agentctl.errors",
+    ),
+}
+
+__all__ = [
+    "AgentInfo",
+    "AgentNotRunningError",
+    "AgentctlError",
+    "AmbiguousNameError",
+    "ApiLevelMismatchError",
+    "Cause",
+    "Chunk",
+    "Client",
+    "DiskFullError",
+    "Event",
+    "Fin",
+    "Gap",
+    "GapReason",
+    "HostUnreachableError",
+    "InvalidSpecError",
+    "Job",
+    "JobNotFoundError",
+    "JobState",
+    "LogTime",
+    "OutputKind",
+    "ResourceExhaustedError",
+    "TryAgainError",
+    "WaitTimeoutError",
+    "WrongStateError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name at its first use (PEP 562)."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return __all__

@@ -1,0 +1,229 @@
+"""One host's connection: made at first use, replaced when it breaks.
+
+Theory of operation. A gRPC channel that lost its peer backs off before it connects again; a
+restarted agent would seem away for that time. So a broken channel is dropped, the link finds
+(or starts) the agent, and a fresh channel is made. Every call that was cut is made again:
+reads change nothing and every mutation carries an idempotency key, so that asking twice is
+safe. A stream is opened again from where its reader stands, and only the explicit end that
+the agent sends is an end. The patience of 15 s begins anew with every sign of life.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+import grpc
+
+from agentapi.v1.job_service_pb2_grpc import JobServiceStub
+from agentctl.api.faults import Fault
+from agentctl.errors import AgentctlError, TryAgainError
+from agentctl.link import Link
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+#: What this client speaks; the agent refuses another level.
+API_LEVEL = 1
+_METADATA = (("agentctl-api-level", str(API_LEVEL)),)
+
+PATIENCE_S = 15.0
+#: More than the slowest sane answer: a submit waits for a disk.
+CALL_TIMEOUT_S = 60.0
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.5
+_MAX_MESSAGE_BYTES = 16 << 20
+
+_OPTIONS = (
+    ("grpc.default_authority", "localhost"),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # Keepalive alone needs a minute to notice a frozen peer: its answer has a time-out of its own.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # A new channel must not share the broken connection of the old one.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Patience:
+    """How long to go on trying, and with what pauses."""
+
+    def __init__(self, total_s: float = PATIENCE_S) -> None:
+        """Give up `total_s` seconds after the last sign of life."""
+        self._total_s = total_s
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: there was a sign of life."""
+        self._deadline_s = time.monotonic() + self._total_s
+        self._pause_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it ends; never negative."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    def spend(self, error: AgentctlError) -> None:
+        """Pause before the next attempt; raise `error` if the time is over."""
+        if self.left_s <= 0:
+            raise error
+        time.sleep(min(self._pause_s, self.left_s))
+        self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+
+
+class Connection:
+    """The channel to one agent. Safe to use from several threads."""
+
+    def __init__(self, link: Link) -> None:
+        """Go through `link`; connects at the first call."""
+        self.link = link
+        self._lock = threading.Lock()
+        # Apart from the other, so that `close` never waits for a slow start of the agent.
+        self._connecting = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End every call and the connection. May be called twice."""
+        with self._lock:
+            self._closed = True
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def channel(self, patience_s: float = PATIENCE_S) -> grpc.Channel:
+        """Return the channel, made now if there is none.
+
+        Raises:
+            AgentctlError: The client was closed, or as `Link.connect`.
+
+        """
+        with self._connecting:
+            channel = self._current()
+            if channel is not None:
+                return channel
+            path = self.link.connect(patience_s)
+            # Percent and space would be read as parts of a URI.
+            target = f"unix:{urllib.parse.quote(path)}"
+            channel = grpc.insecure_channel(target, options=_OPTIONS)
+            with self._lock:
+                self._channel = channel
+        self._current()
+        return channel
+
+    def _current(self) -> grpc.Channel | None:
+        with self._lock:
+            if self._closed:
+                raise AgentctlError("this client was closed")
+            return self._channel
+
+    def drop(self, channel: grpc.Channel) -> None:
+        """Forget a broken channel, unless somebody already replaced it."""
+        with self._lock:
+            if self._channel is not channel:
+                return
+            self._channel = None
+        channel.close()
+
+    def call(
+        self,
+        method: Callable[[JobServiceStub], grpc.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
+    ) -> Response:
+        """Make one call; made again under the same request while the agent is away.
+
+        Raises:
+            AgentctlError: What the agent answered, or that it did not.
+
+        """
+        return self.call_channel(lambda channel: method(JobServiceStub(channel)), request)
+
+    def call_channel(
+        self,
+        method: Callable[[grpc.Channel], grpc.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
+    ) -> Response:
+        """Do as `call`, for a method of any service."""
+        patience = Patience()
+        while True:
+            channel = self.channel(patience.left_s)
+            try:
+                return method(channel)(request, timeout=CALL_TIMEOUT_S, metadata=_METADATA)
+            except grpc.RpcError as error:
+                self._recover(Fault(error), channel, patience)
+            except ValueError as error:
+                # How gRPC says that another thread has just closed this channel.
+                self._replaced(channel, error, patience)
+
+    def call_once(
+        self,
+        method: Callable[[grpc.Channel], grpc.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
+    ) -> Response:
+        """Make one call and never again. Raises AgentctlError."""
+        try:
+            return method(self.channel())(request, timeout=CALL_TIMEOUT_S, metadata=_METADATA)
+        except grpc.RpcError as error:
+            raise Fault(error).to_error() from None
+
+    def stream(
+        self,
+        method: Callable[[JobServiceStub], grpc.UnaryStreamMultiCallable[Request, Response]],
+        request: Callable[[], Request],
+        timeout_s: float | None = None,
+    ) -> Generator[Response, None, None]:
+        """Yield what the agent sends; opened again with `request()` whenever it is cut.
+
+        `request` must return one that begins where the reader stands; it is asked after the
+        reader took the last item. The caller ends the iteration at the agent's explicit end.
+
+        Raises:
+            TryAgainError: With `timeout_s`, when that time is over.
+            AgentctlError: What the agent answered, or that it did not.
+
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        patience = Patience()
+        while True:
+            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            wait_s = patience.left_s if left_s is None else min(left_s, patience.left_s)
+            channel = self.channel(wait_s)
+            try:
+                call = method(JobServiceStub(channel))(
+                    request(), timeout=left_s, metadata=_METADATA
+                )
+                try:
+                    for response in call:
+                        patience.renew()
+                        yield response
+                finally:
+                    call.cancel()
+                patience.spend(TryAgainError("the agent ended the answer too early; try again"))
+            except grpc.RpcError as error:
+                self._recover(Fault(error), channel, patience)
+            except ValueError as error:
+                self._replaced(channel, error, patience)
+
+    def _recover(self, fault: Fault, channel: grpc.Channel, patience: Patience) -> None:
+        if self._closed or not fault.is_passing:
+            raise fault.to_error() from None
+        if fault.is_cut:
+            self.drop(channel)
+        patience.spend(fault.to_error())
+
+    def _replaced(self, channel: grpc.Channel, error: ValueError, patience: Patience) -> None:
+        with self._lock:
+            if self._channel is channel:
+                raise error
+        patience.spend(TryAgainError("the connection was closed under the call; try again"))

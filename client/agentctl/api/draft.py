@@ -1,0 +1,226 @@
+"""What a submit asks for, checked here and put into the wire's form.
+
+A local job gets what `nohup` would give it: the caller's environment, directory and umask.
+Whatever is refused here never reaches the agent; the agent checks again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agentapi.v1 import job_pb2
+from agentctl.api.amounts import bytes_of, seconds_of, to_ns
+from agentctl.errors import InvalidSpecError
+
+Text = str | bytes | os.PathLike[str]
+
+#: MAX_ARG_STRLEN of Linux, the ending NUL included (execve(2)).
+MAX_STRING_BYTES = 131_072
+#: Linux never takes more for all arguments and the environment (three quarters of 8 MiB).
+MAX_ARGUMENTS_BYTES = 6 << 20
+#: The agent's own limits, refused here with the option's name.
+MAX_NAME_CHARACTERS = 200
+_DEFAULT_WINDOW = (80, 24)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Everything one can ask for. None: the agent's default, or nothing."""
+
+    argv: Sequence[Text]
+    name: str | None = None
+    cwd: Text | None = None
+    #: Added to the caller's environment.
+    env: Mapping[str, str] | None = None
+    mem: str | int | None = None
+    timeout: str | float | None = None
+    grace: str | float | None = None
+    labels: Mapping[str, str] | None = None
+    tty: bool = False
+    split_stderr: bool = False
+    output: Text | None = None
+    error: Text | None = None
+    append: bool = False
+    stdin: Text | None = None
+    #: How much of each log is kept on disk.
+    retain: str | int | None = None
+
+
+def to_wire(draft: Draft) -> job_pb2.JobSpec:
+    """Return the wire's form, with the caller's environment, directory and umask.
+
+    Raises:
+        InvalidSpecError: Something is not what it may be; the message names it.
+
+    """
+    spec = job_pb2.JobSpec(
+        argv=_argv(draft.argv),
+        cwd=_directory(draft.cwd),
+        name=_name(draft.name),
+        labels=_labels(draft.labels or {}),
+    )
+    for name, value in _environment(draft.env or {}).items():
+        spec.environment.add(name=name, value=value)
+    _refuse_too_long(spec)
+    _set_limits(spec, draft)
+    _set_output(spec, draft)
+    if draft.stdin is not None:
+        spec.stdin_path = _path("stdin", draft.stdin)
+    umask = current_umask()
+    if umask is not None:
+        spec.umask = umask
+    return spec
+
+
+def _set_limits(spec: job_pb2.JobSpec, draft: Draft) -> None:
+    if draft.timeout is not None:
+        timeout_s = seconds_of("timeout", draft.timeout)
+        if timeout_s == 0:
+            raise InvalidSpecError("timeout: must be more than 0; leave it out for none")
+        spec.timeout.FromNanoseconds(to_ns(timeout_s))
+    if draft.grace is not None:
+        spec.grace.FromNanoseconds(to_ns(seconds_of("grace", draft.grace)))
+    if draft.mem is not None:
+        spec.mem_limit_bytes = bytes_of("mem", draft.mem)
+    if draft.retain is not None:
+        spec.log_retention_bytes = bytes_of("retain", draft.retain)
+
+
+def _set_output(spec: job_pb2.JobSpec, draft: Draft) -> None:
+    ways = {
+        "tty": draft.tty,
+        "split_stderr": draft.split_stderr,
+        "output": draft.output is not None,
+    }
+    chosen = [name for name, wanted in ways.items() if wanted]
+    if len(chosen) > 1:
+        raise InvalidSpecError(f"{' and '.join(chosen)} exclude each other; choose one")
+    if draft.output is None and (draft.error is not None or draft.append):
+        raise InvalidSpecError("error and append go with output: name the file for stdout too")
+    if draft.tty:
+        columns, rows = _window()
+        spec.terminal.columns, spec.terminal.rows = columns, rows
+    elif draft.split_stderr:
+        spec.split.SetInParent()
+    elif draft.output is not None:
+        spec.files.stdout_path = _path("output", draft.output)
+        spec.files.append = draft.append
+        if draft.error is not None:
+            spec.files.stderr_path = _path("error", draft.error)
+    else:
+        spec.merged.SetInParent()
+
+
+def _argv(argv: Sequence[Text]) -> list[bytes]:
+    if isinstance(argv, (str, bytes)):
+        raise InvalidSpecError(
+            'argv: give a list such as ["python", "train.py"], not one string; '
+            'for a shell line use ["sh", "-c", line]'
+        )
+    encoded = [_encoded(f"argument {index}", argument) for index, argument in enumerate(argv)]
+    if not encoded or not encoded[0]:
+        raise InvalidSpecError("argv: there is no command to run")
+    return encoded
+
+
+def _encoded(what: str, text: Text) -> bytes:
+    if not isinstance(text, (str, bytes, os.PathLike)):
+        raise InvalidSpecError(f"{what}: {text!r} is not text")
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise InvalidSpecError(f"{what}: cannot be encoded for the operating system") from None
+    if b"\0" in data:
+        raise InvalidSpecError(f"{what}: holds a NUL byte")
+    if len(data) >= MAX_STRING_BYTES:
+        raise InvalidSpecError(
+            f"{what}: {len(data):,} bytes are too long; "
+            f"Linux takes at most {MAX_STRING_BYTES - 1:,}; put it into a file"
+        )
+    return data
+
+
+def _path(what: str, path: Text) -> bytes:
+    data = _encoded(what, path)
+    if not data:
+        raise InvalidSpecError(f"{what}: the path is empty")
+    return os.path.abspath(data)
+
+
+def _directory(cwd: Text | None) -> bytes:
+    try:
+        return os.getcwdb() if cwd is None else _path("cwd", cwd)
+    except FileNotFoundError:
+        raise InvalidSpecError(
+            "cwd: the current directory no longer exists; go elsewhere or use --cwd"
+        ) from None
+
+
+def _name(name: str | None) -> str:
+    if name is None:
+        return ""
+    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidSpecError(
+            f"name: must be 1 to {MAX_NAME_CHARACTERS} printable characters on one line"
+        )
+    if name.isdecimal():
+        raise InvalidSpecError(f"name: {name!r} would be taken for a job id; add a letter")
+    return name
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    for key, value in labels.items():
+        if not key or not (key + value).isprintable() or "=" in key:
+            raise InvalidSpecError(
+                f"label: {f'{key}={value}'!r} is not KEY=VALUE in printable text"
+            )
+    return dict(labels)
+
+
+def _environment(added: Mapping[str, str]) -> dict[bytes, bytes]:
+    # A job that submits a job does not pass its own marks on.
+    merged = {
+        name: value for name, value in os.environb.items() if not name.startswith(b"AGENTCTL_JOB_")
+    }
+    for name, value in added.items():
+        key = _encoded("env", name)
+        if not key or b"=" in key:
+            raise InvalidSpecError(f"env: {name!r} is not a variable's name")
+        # The value is a secret: it must not stand in a message.
+        merged[key] = _encoded(f"env {name}", value)
+    return merged
+
+
+def _refuse_too_long(spec: job_pb2.JobSpec) -> None:
+    total = sum(len(argument) + 1 for argument in spec.argv)
+    total += sum(len(pair.name) + len(pair.value) + 2 for pair in spec.environment)
+    if total > MAX_ARGUMENTS_BYTES:
+        raise InvalidSpecError(
+            f"argv: arguments and environment are {total:,} bytes together; "
+            f"Linux takes at most {MAX_ARGUMENTS_BYTES:,}"
+        )
+
+
+def current_umask() -> int | None:
+    """Return this process' umask without touching it (proc_pid_status(5)); None: unknown."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _window() -> tuple[int, int]:
+    for descriptor in (1, 2, 0):
+        try:
+            size = os.get_terminal_size(descriptor)
+        except OSError:
+            continue
+        if size.columns and size.lines:
+            return size.columns, size.lines
+    return _DEFAULT_WINDOW

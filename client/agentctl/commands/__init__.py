@@ -1,0 +1,1 @@
+"""One file a verb; each has its `command`. None imports gRPC before it is called."""

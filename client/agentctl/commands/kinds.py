@@ -1,0 +1,107 @@
+"""Kinds of option values, refused with the option's name before anything is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from agentctl.units import parse_duration, parse_size
+
+
+class _Kind(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401  # click's signature
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # noqa: ANN401  # click's signature
+        """Return the value; a ValueError becomes click's complaint."""
+        try:
+            return self.read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def read(self, value: Any) -> Any:  # noqa: ANN401  # each kind narrows it
+        raise NotImplementedError
+
+
+class Size(_Kind):
+    """`16G`: bytes."""
+
+    name = "size"
+
+    def read(self, value: str | int) -> int:
+        """Return bytes. Raises ValueError."""
+        return parse_size(str(value))
+
+
+class DurationKind(_Kind):
+    """`8h`: seconds."""
+
+    name = "duration"
+
+    def read(self, value: str | float) -> float:
+        """Return seconds. Raises ValueError."""
+        return parse_duration(str(value))
+
+
+class Pair(_Kind):
+    """`K=V`."""
+
+    name = "key=value"
+
+    def __init__(self, alone: str = "write KEY=VALUE") -> None:
+        """Say `alone` about a value without an equals sign."""
+        self._alone = alone
+
+    def read(self, value: str | tuple[str, str]) -> tuple[str, str]:
+        """Return key and value. Raises ValueError."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, rest = value.partition("=")
+        if not equals:
+            raise ValueError(f"{value!r} has no value; {self._alone}")
+        if not key:
+            raise ValueError(f"{value!r} has no name before the =")
+        return key, rest
+
+
+class SignalKind(_Kind):
+    """`USR1`, `SIGUSR1` or `10`."""
+
+    name = "signal"
+
+    def read(self, value: str | int) -> int:
+        """Return the number. Raises ValueError."""
+        from agentctl.model import signal_number
+
+        return signal_number(str(value))
+
+
+class Moment(_Kind):
+    """`10m` ago, or a time."""
+
+    name = "when"
+
+    def read(self, value: Any) -> Any:  # noqa: ANN401  # datetime is not imported for every verb
+        """Return an aware time. Raises ValueError."""
+        from datetime import UTC, datetime, timedelta
+
+        if isinstance(value, datetime):
+            return value
+        try:
+            return datetime.now(UTC) - timedelta(seconds=parse_duration(value))
+        except ValueError as error:
+            first = error
+        try:
+            # A time without a zone is this machine's.
+            return datetime.fromisoformat(value).astimezone(UTC)
+        except ValueError:
+            raise ValueError(f"{first}; or a time such as 2025-03-01T12:00:00Z") from None
+
+
+SIZE = Size()
+DURATION = DurationKind()
+SIGNAL = SignalKind()
+MOMENT = Moment()

@@ -1,0 +1,37 @@
+"""`agentctl submit`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from agentctl.commands.base import COMMAND_LINE, Settings, Verb, out
+from agentctl.commands.spec import draft_of, spec_options
+
+_EXAMPLES = """
+agentctl submit -- python train.py --epochs 90
+agentctl submit --name train --mem 16G --timeout 8h -- python train.py
+agentctl submit -c 'zcat data.gz | sort > sorted'
+id=$(agentctl submit -- make -j8) && agentctl wait $id
+"""
+
+
+@click.command(cls=Verb, examples=_EXAMPLES, context_settings=COMMAND_LINE)
+@spec_options
+@click.pass_obj
+def command(settings: Settings, /, **options: Any) -> None:  # noqa: ANN401  # click's options, see commands/spec.py
+    """Start a job, print its id and return at once.
+
+    The job gets the environment, the directory and the umask of this shell, as under nohup,
+    and outlives the shell, the terminal and the login.
+    """
+    draft = draft_of(options)
+    with settings.client() as client:
+        job = client.submit_draft(draft)
+    if settings.json:
+        from agentctl.render.jobs import dump_object, job_to_json
+
+        out(dump_object(job_to_json(job)))
+    else:
+        out(str(job.id))

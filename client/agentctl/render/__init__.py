@@ -1,0 +1,1 @@
+"""Model values as text: pure functions, no gRPC, no terminal library."""

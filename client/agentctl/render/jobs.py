@@ -1,0 +1,239 @@
+"""Jobs and events as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from agentctl.model import JSON_FIELDS, AgentInfo, Cause, Event, Job, JobState
+from agentctl.render.color import Palette
+from agentctl.render.table import Cell, Column, join, layout, printable
+from agentctl.render.units import (
+    format_age,
+    format_duration,
+    format_local,
+    format_rfc3339,
+    format_size,
+)
+
+_COLUMNS = (
+    Column("ID", right=True),
+    Column("NAME"),
+    Column("STATE"),
+    Column("TIME", right=True),
+    Column("COMMAND"),
+)
+
+_STYLES = {
+    JobState.QUEUED: "cyan",
+    JobState.STARTING: "cyan",
+    JobState.RUNNING: "green",
+    JobState.PAUSED: "yellow",
+    JobState.STOPPING: "yellow",
+    JobState.START_FAILED: "red",
+    JobState.LOST: "magenta",
+}
+
+_LABEL_WIDTH = 14
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """Return the JSON form of a job: the contract's names in the contract's order. Pure."""
+    return {name: _plain(getattr(job, name)) for name in JSON_FIELDS}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return format_rfc3339(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return the JSON form of an event. Pure."""
+    return {
+        "seq": event.seq,
+        "occurred_at": format_rfc3339(event.occurred_at),
+        "kind": event.kind,
+        "job_id": event.job.id,
+        "detail": event.detail or None,
+        "job": job_to_json(event.job),
+    }
+
+
+def agent_to_json(info: AgentInfo) -> dict[str, Any]:
+    """Return the JSON form of the agent's status. Pure."""
+    return {
+        "warden_pid": info.warden_pid,
+        "server_pid": info.server_pid,
+        "version": info.version,
+        "api_level": info.api_level,
+        "socket": info.socket,
+        "state_dir": info.state_dir,
+        "started_at": format_rfc3339(info.started_at),
+        "jobs": info.jobs,
+    }
+
+
+def dump_object(value: dict[str, Any]) -> str:
+    """Return one JSON object over several lines. Pure."""
+    return json.dumps(value, indent=2)
+
+
+def dump_lines(values: Iterable[dict[str, Any]]) -> Iterable[str]:
+    """Yield the lines of one JSON array, an object a line. Pure."""
+    separator = "["
+    for value in values:
+        yield f"{separator}{json.dumps(value)}"
+        separator = ","
+    yield "[]" if separator == "[" else "]"
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """Return the command as one would type it, on one line. Pure."""
+    return printable(shlex.join(argv))
+
+
+def state_text(job: Job) -> str:
+    """Return "running", "exited 7", "SIGKILL guard", "start failed", … Pure."""
+    if job.state is JobState.START_FAILED:
+        return "start failed"
+    if job.state is not JobState.ENDED:
+        return job.state.value
+    end = job.signal if job.signal is not None else f"exited {job.exit_code}"
+    return end if job.cause in (None, Cause.SELF) else f"{end} {job.cause}"
+
+
+def state_style(job: Job) -> str:
+    """Return the style the state is painted in. Pure."""
+    if job.state is JobState.ENDED:
+        return "dim" if job.succeeded else "red"
+    return _STYLES[job.state]
+
+
+def time_text(job: Job, now: datetime) -> str:
+    """Return how long the job has run, or ran. Pure."""
+    if job.started_at is None:
+        return "-"
+    if job.is_over:
+        return "-" if job.duration_s is None else format_duration(job.duration_s)
+    return format_age(job.started_at, now)
+
+
+def job_table(jobs: Sequence[Job], now: datetime, palette: Palette, width: int | None) -> list[str]:
+    """Return the lines of a table of jobs; `width` None leaves commands whole. Pure."""
+    rows = [
+        (
+            Cell(str(job.id)),
+            Cell(printable(job.name or "-")),
+            Cell(state_text(job), state_style(job)),
+            Cell(time_text(job, now)),
+            Cell(command_text(job.argv)),
+        )
+        for job in jobs
+    ]
+    return [
+        join([palette.paint(cell.text, cell.style) for cell in row])
+        for row in layout(_COLUMNS, rows, width)
+    ]
+
+
+def pairs_text(pairs: Iterable[tuple[str, str]], palette: Palette) -> list[str]:
+    """Return a block of aligned names and values, those without a value left out. Pure."""
+    return [
+        f"{palette.paint(name.ljust(_LABEL_WIDTH), 'bold')}{value}"
+        for name, value in pairs
+        if value
+    ]
+
+
+def job_block(job: Job, directory: str, now: datetime, palette: Palette) -> list[str]:
+    """Return everything known of a job for people; `directory` holds its files. Pure."""
+    pairs = [
+        ("job", str(job.id)),
+        ("name", printable(job.name or "")),
+        ("state", palette.paint(_state_sentence(job), state_style(job))),
+        ("reason", printable(job.reason or "")),
+        ("command", command_text(job.argv)),
+        ("cwd", printable(job.cwd)),
+        ("labels", printable(", ".join(f"{k}={v}" for k, v in sorted(job.labels.items())))),
+        ("submitted", _moment(job.submitted_at, now)),
+        ("started", _moment(job.started_at, now)),
+        ("ended", _moment(job.ended_at, now)),
+        ("time", time_text(job, now) if job.started_at else ""),
+        ("pid", f"{job.pid} (shim {job.shim_pid or 'none'})" if job.pid else ""),
+        ("still running", ", ".join(map(str, job.surviving_pids))),
+        ("memory limit", _size(job.mem_limit_bytes)),
+        ("memory", _size(job.memory_bytes)),
+        ("peak memory", _size(job.peak_memory_bytes)),
+        ("cpu time", "" if job.cpu_s is None else f"{job.cpu_s:.2f}s"),
+        ("output", f"{job.output_kind}, {format_size(job.log_bytes)}"),
+        ("files", printable(directory)),
+    ]
+    return pairs_text(pairs, palette)
+
+
+def _state_sentence(job: Job) -> str:
+    text = state_text(job)
+    if job.core_dumped:
+        text += ", core dumped"
+    if job.state is JobState.STOPPING and job.cause is not None:
+        text += f" ({job.cause})"
+    return text
+
+
+def _moment(moment: datetime | None, now: datetime) -> str:
+    if moment is None:
+        return ""
+    return f"{format_local(moment)} ({format_age(moment, now)} ago)"
+
+
+def _size(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else format_size(size_bytes)
+
+
+def candidates_text(jobs: Sequence[Job], now: datetime) -> str:
+    """Return "7 (running, 3m07s old), 5 (exited 0, 2h05m old)". Pure."""
+    return ", ".join(
+        f"{job.id} ({state_text(job)}, {format_age(job.submitted_at, now)} old)" for job in jobs
+    )
+
+
+def event_line(event: Event, palette: Palette) -> str:
+    """Return one line for an event. Pure."""
+    name = f" ({printable(event.job.name)})" if event.job.name else ""
+    parts = [
+        palette.paint(format_rfc3339(event.occurred_at, "milliseconds"), "dim"),
+        f"job {event.job.id}{name}",
+        palette.paint(printable(event.kind), "bold"),
+        printable(event.detail),
+    ]
+    return join(parts)
+
+
+def agent_block(info: AgentInfo, now: datetime, palette: Palette) -> list[str]:
+    """Return the agent's status for people. Pure."""
+    config = "" if not info.config_error else palette.paint(printable(info.config_error), "red")
+    pairs = [
+        ("agent", f"{info.version} (API level {info.api_level}) on {printable(info.hostname)}"),
+        ("running for", format_age(info.started_at, now)),
+        ("jobs", f"{info.jobs} active, {info.total_jobs} in all"),
+        ("warden", f"pid {info.warden_pid}"),
+        ("server", f"pid {info.server_pid}"),
+        ("socket", printable(info.socket)),
+        ("state", printable(info.state_dir)),
+        ("config", config),
+    ]
+    return pairs_text(pairs, palette)
+
+
+def end_line(job: Job) -> str:
+    """Return what became of a job that is over, in one line. Pure."""
+    if job.state is JobState.START_FAILED:
+        return f"job {job.id} did not start: {printable(job.reason or 'no reason was given')}"
+    if job.state is JobState.LOST:
+        why = printable(job.reason or "nobody saw its end")
+        return f"job {job.id} is lost, its exit status is unknown: {why}"
+    return f"job {job.id}: {state_text(job)}"

@@ -1,0 +1,93 @@
+"""Aligned columns of plain text, safe for a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_GAP = "  "
+_ELLIPSIS = "…"
+
+
+class Cell(NamedTuple):
+    """One field of a row: its text, and the style it is painted in."""
+
+    text: str
+    style: str = ""
+
+
+class Column(NamedTuple):
+    """One column: the last one may be cut to the width of the terminal."""
+
+    title: str
+    right: bool = False
+
+
+def printable(text: str) -> str:
+    """Return `text` with everything a terminal would act on written out. Pure."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004  # surrogateescape (PEP 383): a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def width_of(text: str) -> int:
+    """Return how many columns of a terminal `text` takes. Pure."""
+    if text.isascii():
+        return len(text)
+    return sum(_character_width(character) for character in text)
+
+
+def _character_width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """Return `text`, ended by an ellipsis if it is wider than `width`. Pure."""
+    if width_of(text) <= width:
+        return text
+    kept, used = [], 0
+    for character in text:
+        used += _character_width(character)
+        if used > width - 1:
+            break
+        kept.append(character)
+    return "".join(kept) + _ELLIPSIS
+
+
+def layout(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int | None
+) -> list[list[Cell]]:
+    """Return padded rows, titles first, the last column cut to `width` columns in all. Pure."""
+    grid = [[Cell(column.title, "bold") for column in columns], *(list(row) for row in rows)]
+    widths = [max(width_of(row[i].text) for row in grid) for i in range(len(columns))]
+    return [_padded(row, columns, widths, width) for row in grid]
+
+
+def _padded(
+    row: list[Cell], columns: Sequence[Column], widths: list[int], width: int | None
+) -> list[Cell]:
+    cells = []
+    for cell, column, wide in zip(row[:-1], columns, widths, strict=False):
+        space = " " * (wide - width_of(cell.text))
+        text = space + cell.text if column.right else cell.text + space
+        cells.append(Cell(text, cell.style))
+    last = row[-1]
+    if width is not None:
+        left = width - sum(widths[:-1]) - len(_GAP) * (len(columns) - 1)
+        last = Cell(cut(last.text, max(left, len("COMMAND"))), last.style)
+    return [*cells, last]
+
+
+def join(cells: Sequence[str]) -> str:
+    """Return one line of a table. Pure."""
+    return _GAP.join(cells).rstrip()

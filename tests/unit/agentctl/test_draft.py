@@ -1,0 +1,129 @@
+"""What a submit asks for, and what is refused before anything is asked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentctl.api.draft import Draft, current_umask, to_wire
+from agentctl.errors import InvalidSpecError
+
+
+def test_a_job_gets_the_callers_environment_directory_and_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under nohup."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLOUR", "bl\udcffe")
+    previous = os.umask(0o027)
+    try:
+        spec = to_wire(Draft(["true"], env={"EXTRA": "1"}))
+    finally:
+        os.umask(previous)
+    environment = {pair.name: pair.value for pair in spec.environment}
+    assert environment[b"COLOUR"] == b"bl\xffe"
+    assert environment[b"EXTRA"] == b"1"
+    assert environment[b"PATH"] == os.environb[b"PATH"]
+    assert spec.cwd == os.fsencode(tmp_path)
+    assert spec.umask == 0o027
+    assert current_umask() == previous
+
+
+def test_a_job_started_by_a_job_does_not_carry_its_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be taken for a process of the first one."""
+    monkeypatch.setenv("AGENTCTL_JOB_UID", "0" * 32)
+    spec = to_wire(Draft(["true"]))
+    assert b"AGENTCTL_JOB_UID" not in {pair.name for pair in spec.environment}
+
+
+def test_relative_paths_are_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell's redirections, whatever the job's own directory is."""
+    monkeypatch.chdir(tmp_path)
+    spec = to_wire(Draft(["true"], cwd="sub", output="out.log", error="../err", stdin="in"))
+    root = os.fsencode(tmp_path)
+    assert spec.cwd == root + b"/sub"
+    assert spec.files.stdout_path == root + b"/out.log"
+    assert spec.files.stderr_path == os.path.dirname(root) + b"/err"
+    assert spec.stdin_path == root + b"/in"
+
+
+def test_units_arrive_as_bytes_and_durations() -> None:
+    """16G and 8h as numbers on the wire."""
+    spec = to_wire(Draft(["true"], mem="16G", timeout="8h", grace=0, retain=1 << 20))
+    assert spec.mem_limit_bytes == 16 << 30
+    assert spec.timeout.ToNanoseconds() == 8 * 3600 * 10**9
+    assert spec.HasField("grace")
+    assert spec.grace.ToNanoseconds() == 0
+    assert spec.log_retention_bytes == 1 << 20
+
+
+def test_what_was_not_asked_for_is_unset() -> None:
+    """The agent's defaults are the agent's."""
+    spec = to_wire(Draft(["true"]))
+    for field in ("timeout", "grace", "mem_limit_bytes", "log_retention_bytes"):
+        assert not spec.HasField(field)
+    assert spec.WhichOneof("output") == "merged"
+
+
+@pytest.mark.parametrize(
+    ("draft", "word"),
+    [
+        ({"argv": []}, "no command"),
+        ({"argv": [""]}, "no command"),
+        ({"argv": "python train.py"}, "list"),
+        ({"argv": ["a\0b"]}, "NUL"),
+        ({"argv": ["echo", "x" * 200_000]}, "200,000"),
+        ({"argv": ["echo", *(["x" * 100_000] * 70)]}, "together"),
+        ({"argv": ["echo", 7]}, "not text"),
+        ({"mem": "16Q"}, "mem"),
+        ({"mem": 0}, "mem"),
+        ({"mem": 1.5}, "mem"),
+        ({"mem": True}, "mem"),
+        ({"mem": "999999P"}, "mem"),
+        ({"retain": "1"}, "retain"),
+        ({"timeout": 0}, "timeout"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"timeout": float("inf")}, "timeout"),
+        ({"grace": "99999d"}, "grace"),
+        ({"name": "7"}, "job id"),
+        ({"name": ""}, "name"),
+        ({"name": "a\nb"}, "name"),
+        ({"name": "x" * 201}, "name"),
+        ({"labels": {"": "x"}}, "label"),
+        ({"labels": {"a": "\x1b"}}, "label"),
+        ({"env": {"A=B": "x"}}, "env"),
+        ({"env": {"": "x"}}, "env"),
+        ({"env": {"A": "x\0y"}}, "env A"),
+        ({"cwd": ""}, "cwd"),
+        ({"tty": True, "split_stderr": True}, "exclude"),
+        ({"tty": True, "output": "x"}, "exclude"),
+        ({"error": "x"}, "output"),
+        ({"append": True}, "output"),
+    ],
+)
+def test_bad_input_is_refused_by_name(draft: dict[str, Any], word: str) -> None:
+    """The message says which option it was."""
+    with pytest.raises(InvalidSpecError, match=word):
+        to_wire(Draft(**{"argv": ["true"], **draft}))
+
+
+def test_a_secret_never_stands_in_a_message() -> None:
+    """A value of the environment is not repeated."""
+    with pytest.raises(InvalidSpecError) as caught:
+        to_wire(Draft(["true"], env={"TOKEN": "hunter2\0"}))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell may still stand in it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InvalidSpecError, match="no longer exists"):
+        to_wire(Draft(["true"]))
+    monkeypatch.chdir(tmp_path)
