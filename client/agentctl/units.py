@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*([a-z]*)", re.IGNORECASE)
-_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|[smhdw]?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,9})?)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
+_PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)\s*(ms|[smhdw]?)\s*", re.IGNORECASE | re.ASCII)
 _LETTERS = "kmgtpe"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 #: Largest first: 12h1d is a slip of the pen.

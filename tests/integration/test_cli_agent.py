@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 
 from tests.helpers.agent import Agent
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import is_alive, wait_until
 
 
 def test_status_and_stop_start_no_agent(agent: Agent) -> None:
@@ -85,3 +86,25 @@ def test_a_command_outlives_the_server_it_talks_to(agent: Agent) -> None:
     assert said == b""
     assert (first + rest).split() == [str(number).encode() for number in range(60)]
     assert process.returncode == 9
+
+
+def test_stop_is_not_held_up_by_a_command_that_needs_an_agent(agent: Agent) -> None:
+    """`run` starts the next one and goes on; `stop` returns when the old one is gone."""
+    line = "for i in 1 2 3 4 5 6 7 8 9; do echo $i; sleep 0.2; done; exit 5"
+    process = agent.popen("run", "-c", line, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    warden = agent.warden_pid()
+    agent.cli("agent", "stop", check=True)
+    assert not is_alive(warden)
+    rest, _ = process.communicate(timeout=60)
+    assert rest.split() == [b"%d" % number for number in range(2, 10)]
+    assert process.returncode == 5
+
+
+def test_an_agent_whose_server_does_not_answer_is_stopped_all_the_same(agent: Agent) -> None:
+    """By a signal to its warden."""
+    agent.start()
+    os.kill(agent.server_pid(), signal.SIGSTOP)
+    agent.cli("agent", "stop", check=True, timeout=60)
+    assert not agent.warden_pid()

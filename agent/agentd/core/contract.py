@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentd.core.job import Cause
+from agentd.core.job import Cause, OutputKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Launch(Message):
     """Start the job whose directory is complete. Asked twice, done once."""
 
     job_id: int
+    #: What the shim has to open before it knows more of the job.
+    output: OutputKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +215,20 @@ def _subclasses(of: type[Message]) -> dict[str, type[Message]]:
 _KINDS = _subclasses(Message)
 
 
+def _plain(message: object) -> dict[str, Any]:
+    # Not dataclasses.asdict: it copies deeply, and every page it touches a shim keeps.
+    if not isinstance(message, Message):
+        raise TypeError(f"{type(message).__name__} does not travel")
+    names: tuple[str, ...] = tuple(type(message).__slots__)
+    return {"type": type(message).__name__, **{name: getattr(message, name) for name in names}}
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), default=_plain)
+
+
 def encode(message: Message) -> bytes:
     """Return the message as one line of JSON without the newline. Pure."""
-    body: dict[str, Any] = {"type": type(message).__name__, **dataclasses.asdict(message)}
-    return json.dumps(body, separators=(",", ":")).encode()
+    return _encoder.encode(message).encode()
 
 
 def decode(line: bytes) -> Message | None:
@@ -238,6 +250,8 @@ def _build(kind: type[Message], body: dict[str, Any]) -> Message:
     values = {name: value for name, value in body.items() if name in known}
     if "cause" in values:
         values["cause"] = Cause(values["cause"])
+    if "output" in values:
+        values["output"] = OutputKind(values["output"])
     if "view" in values:
         values["view"] = _build(JobView, values["view"])
     if "jobs" in values:

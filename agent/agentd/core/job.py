@@ -25,6 +25,15 @@ class Cause(StrEnum):
     UNKNOWN = "unknown"
 
 
+class OutputKind(StrEnum):
+    """Which kind of channel a job's output goes through."""
+
+    MERGED = "merged"
+    SPLIT = "split"
+    FILES = "files"
+    TERMINAL = "terminal"
+
+
 @dataclass(frozen=True, slots=True)
 class MergedOutput:
     """stdout and stderr in one log, in the order they were written."""
@@ -54,6 +63,13 @@ class TerminalOutput:
 
 
 Output = MergedOutput | SplitOutput | FileOutput | TerminalOutput
+
+OUTPUT_KINDS: dict[type[Output], OutputKind] = {
+    MergedOutput: OutputKind.MERGED,
+    SplitOutput: OutputKind.SPLIT,
+    FileOutput: OutputKind.FILES,
+    TerminalOutput: OutputKind.TERMINAL,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Standing(Enum):
 
     ABSENT = "absent"
     SOUND = "sound"
-    #: Torn, empty or not ours; it was set aside.
+    #: Torn, empty or not ours.
     CORRUPT = "corrupt"
 
 
@@ -113,15 +113,20 @@ def decide(facts: Facts) -> Decision:
         return Finish(facts.final)
     if facts.view is not None:
         return Adopt(state_of(facts.view))
+    if facts.pid is Standing.SOUND and facts.exit is not Standing.CORRUPT:
+        return _decide_begun(facts)
+    loss = _why_lost(facts)
+    return _decide_unbegun(facts) if loss is None else loss
+
+
+def _why_lost(facts: Facts) -> Lose | None:
     if facts.exit is Standing.CORRUPT:
         return Lose(Cause.UNKNOWN, "the exit record was unreadable; it was set aside")
     if facts.pid is Standing.CORRUPT:
-        return Lose(Cause.UNKNOWN, "the pidfile was unreadable; it was set aside")
-    if facts.pid is Standing.SOUND:
-        return _decide_begun(facts)
+        return Lose(Cause.UNKNOWN, "its pidfile is unreadable")
     if facts.was_seen_running and facts.locked is False:
         return Lose(Cause.UNKNOWN, "its pidfile has vanished and nobody saw the end")
-    return _decide_unbegun(facts)
+    return None
 
 
 def _decide_begun(facts: Facts) -> Decision:
@@ -141,7 +146,7 @@ def _decide_unbegun(facts: Facts) -> Decision:
     if facts.stop_cause is not None:
         return GiveUpStart(facts.stop_cause, STOPPED_EARLY)
     if facts.spec is Standing.CORRUPT:
-        return GiveUpStart(Cause.UNKNOWN, "its spec.json was unreadable; it was set aside")
+        return GiveUpStart(Cause.UNKNOWN, "its spec.json is unreadable")
     return Launch()
 
 

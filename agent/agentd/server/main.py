@@ -11,17 +11,12 @@ import os
 import signal
 import sys
 
-import grpc
-
-from agentapi.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
-from agentapi.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from agentd.errors import AgentError
 from agentd.paths import Paths
 from agentd.server import log
 from agentd.server.config import Config, ConfigFile
-from agentd.server.edge.agentservice import AgentService
-from agentd.server.edge.interceptor import EdgeInterceptor, Gate
-from agentd.server.edge.jobservice import JobService
+from agentd.server.edge.assembly import make_listener
+from agentd.server.edge.interceptor import Gate
 from agentd.server.edge.listener import Listener
 from agentd.server.runtime.filewatch import FileWatches
 from agentd.server.runtime.logfollow import LogService
@@ -57,7 +52,8 @@ async def _serve(paths: Paths, warden_fd: int, config: ConfigFile) -> None:
     supervisor = await Supervisor.open(paths, warden_fd, config.current.defaults)
     watches = FileWatches()
     gate = Gate()
-    listener = _listener(paths, supervisor, config, watches, gate)
+    logs = LogService(paths, supervisor, watches)
+    listener = make_listener(paths, supervisor, logs, config, gate)
     try:
         await listener.publish()
         supervisor.announce_ready(paths.socket)
@@ -74,19 +70,6 @@ async def _serve(paths: Paths, warden_fd: int, config: ConfigFile) -> None:
         watches.close()
         await supervisor.close()
         _log.info("server.ended")
-
-
-def _listener(
-    paths: Paths, supervisor: Supervisor, config: ConfigFile, watches: FileWatches, gate: Gate
-) -> Listener:
-    jobs = JobService(paths, supervisor, LogService(paths, supervisor, watches))
-    agent = AgentService(paths, supervisor, config)
-
-    def register(server: grpc.aio.Server) -> None:
-        add_JobServiceServicer_to_server(jobs, server)
-        add_AgentServiceServicer_to_server(agent, server)
-
-    return Listener(paths, EdgeInterceptor(gate), register)
 
 
 def _apply(config: Config, supervisor: Supervisor) -> None:

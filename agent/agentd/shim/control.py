@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import socket
+from _socket import socket as c_socket
 from collections.abc import Iterator, Mapping
 
-from agentd.core.contract import Message
+from agentd.core.contract import Message, encode
 from agentd.system import packets
 from agentd.system.jobdir import CONTROL
 
@@ -15,12 +15,12 @@ from agentd.system.jobdir import CONTROL
 class Control:
     """The warden that forked us and every later one that connected, all treated alike."""
 
-    def __init__(self, epoll: select.epoll, first: socket.socket) -> None:
+    def __init__(self, epoll: select.epoll, first: c_socket) -> None:
         """Listen in the current directory and serve `first` from the beginning."""
         self._epoll = epoll
         self._first = first
-        self._listener: socket.socket | None = None
-        self._peers: dict[int, socket.socket] = {}
+        self._listener: c_socket | None = None
+        self._peers: dict[int, c_socket] = {}
         self._add(first)
         try:
             self._listener = packets.listen(CONTROL)
@@ -39,7 +39,7 @@ class Control:
         listening = self._listener is not None and descriptor == self._listener.fileno()
         return listening or descriptor in self._peers
 
-    def serve(self, descriptor: int) -> Iterator[tuple[socket.socket, Message]]:
+    def serve(self, descriptor: int) -> Iterator[tuple[c_socket, Message]]:
         """Accept, or yield what a peer sent."""
         peer = self._peers.get(descriptor)
         if peer is None:
@@ -56,14 +56,18 @@ class Control:
             if received[0] is not None:
                 yield peer, received[0]
 
-    def send(self, peer: socket.socket, message: Message, descriptors: Mapping[str, int]) -> None:
+    def send(self, peer: c_socket, message: Message, descriptors: Mapping[str, int]) -> None:
         """Answer one peer, with descriptors."""
         packets.send(peer, message, tuple(descriptors.values()))
 
     def broadcast(self, message: Message) -> None:
         """Tell every peer; one that does not listen misses it and will read the files."""
+        self.broadcast_bytes(encode(message))
+
+    def broadcast_bytes(self, packet: bytes) -> None:
+        """The same for a message that is encoded already."""
         for peer in self._peers.values():
-            packets.send(peer, message)
+            packets.send_bytes(peer, packet)
 
     def close(self) -> None:
         """Take the name away; peers notice our end by the end of the process."""
@@ -78,14 +82,11 @@ class Control:
     def _accept(self) -> None:
         if self._listener is None:
             return
-        try:
-            peer, _ = self._listener.accept()
-        except OSError:
-            return
-        peer.setblocking(False)
-        self._add(peer)
+        peer = packets.accept(self._listener)
+        if peer is not None:
+            self._add(peer)
 
-    def _add(self, peer: socket.socket) -> None:
+    def _add(self, peer: c_socket) -> None:
         self._peers[peer.fileno()] = peer
         self._epoll.register(peer.fileno(), select.EPOLLIN)
 

@@ -1,7 +1,7 @@
 """The double fork that makes a shim (daemon(7), steps 4 to 8).
 
 The first child leads a new session and ends at once; the second, no session leader, can
-never acquire a controlling terminal and has the warden, a subreaper, as its parent.
+never acquire a controlling terminal, and its parent becomes the warden, the next subreaper.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ def double_fork(run: Callable[[], NoReturn]) -> int:
     between = os.fork()
     if between:
         return between
-    # Nothing of this may ever return into the warden's loop.
+    # Nothing of this may ever return into the caller's loop.
     try:
         os.setsid()
         if os.fork() == 0:
             run()
     finally:
         os._exit(_CRASHED)
-    raise AssertionError

@@ -1,28 +1,37 @@
-"""Starts the leader: fork, a session of its own, a gate, exec.
+"""The leader's process from its fork to its exec.
 
-The child waits at the gate until the shim has made the pidfile durable; a shim that dies
-before that closes the gate, and the child ends without having run anything. What fails
-before the program runs comes back through a close-on-exec pipe: a failed step as JSON,
-nothing at all once exec(2) has succeeded.
+It does all the work of starting, since exec(2) frees what that took. Its pidfile is durable
+before it asks for the gate to be opened, and it runs nothing before the gate is open: a job
+with an empty pidfile has not begun and may be launched (again), any other has.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import resource
+import struct
 import termios
+from _socket import socket as c_socket
 from dataclasses import dataclass
+from typing import NoReturn
 
-from agentd.core.job import FileOutput, JobSpec
+from agentd.core.contract import Adopted, JobView
+from agentd.core.job import FileOutput, JobSpec, ProcessId, TerminalOutput
+from agentd.errors import AgentError
+from agentd.shim import plan
+from agentd.shim.channels import JobEnds, ReadEnds
+from agentd.shim.start import StartError, StartTalk
+from agentd.system import jobdir, packets, process
+from agentd.system.clock import boot_id, boot_ns, wall_ns
+from agentd.system.crashpoint import reach
 from agentd.system.files import keep_only
 from agentd.system.prctl import reset_signals
+from agentd.system.records import PidRecord
 
-#: Step reported when the shim died before it opened the gate: the program never ran.
-NEVER_BEGAN = "gate"
 _ABORTED = 125
+_WINSIZE = struct.Struct("HHHH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +44,18 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class JobEnds:
-    """The job's ends of its channels; -1 for one that is not used."""
+class Birth:
+    """What a leader is born with."""
 
-    stdout: int
-    stderr: int
-    #: Slave side of the pseudo-terminal.
-    terminal: int
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
-class StartError:
-    """The step that failed, why, and on which path."""
-
-    step: str
-    errno: int
-    path: str
-
-    @property
-    def reason(self) -> str:
-        """One line for people."""
-        return f"cannot {self.step} {self.path}: {os.strerror(self.errno)}"
+    shim_pid: int
+    #: The locked pidfile.
+    lock: int
+    #: The shim's line to the warden.
+    control: c_socket
+    ends: JobEnds
+    #: The shim's ends: sent to the warden, which must be able to go on without the shim.
+    kept: ReadEnds
+    origin: Origin
 
 
 class _StepError(Exception):
@@ -65,43 +64,91 @@ class _StepError(Exception):
         self.report = StartError(step, error.errno or 0, path)
 
 
-def fork_leader(spec: JobSpec, ends: JobEnds, origin: Origin) -> tuple[int, int]:
-    """Fork the leader up to the gate. Returns its pid and the gate to open with one byte."""
-    gate_read, gate_write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid:
-        os.close(gate_read)
-        return pid, gate_write
+def become(birth: Birth) -> NoReturn:
+    """Become the leader in the current directory, the job's. Never returns."""
+    talk = StartTalk(birth.ends.start)
     try:
-        _become(spec, ends, origin, gate_read)
+        _become(birth, talk)
     except _StepError as failed:
-        _report(ends.status, failed.report)
+        talk.report(failed.report)
+    except AgentError as error:
+        talk.report(StartError(f"start, because {error};", errno.EIO, jobdir.SPEC))
     except BaseException:  # noqa: BLE001  # a child of a fork must never return into the shim
-        _report(ends.status, StartError("prepare", errno.EINVAL, spec.argv[0]))
+        talk.report(StartError("prepare", errno.EINVAL, jobdir.SPEC))
     finally:
         os._exit(_ABORTED)
-    raise AssertionError
 
 
-def _become(spec: JobSpec, ends: JobEnds, origin: Origin, gate: int) -> None:
+def _become(birth: Birth, talk: StartTalk) -> None:
     os.setsid()
     reset_signals()
-    keep_only((gate, ends.stdout, ends.stderr, ends.terminal, ends.status))
-    if not os.read(gate, 1):
-        raise _StepError(NEVER_BEGAN, "", OSError(errno.ECANCELED, ""))
-    os.umask(origin.umask if spec.umask is None else spec.umask)
+    spec = jobdir.read_spec(".")
+    leader = process.identify(os.getpid())
+    if spec is None or leader is None:
+        raise AgentError("spec.json or /proc is missing")
+    shim = process.identify(birth.shim_pid) or ProcessId(birth.shim_pid, 0)
+    record = PidRecord(boot_id(), shim, leader, wall_ns(), boot_ns(), *_file_bases(spec))
+    _introduce(birth, spec, record)
+    ends = birth.ends
+    keep_only((birth.lock, ends.stdout, ends.stderr, ends.terminal, ends.start))
+    reach("leader.introduced")
+    try:
+        jobdir.write_pid(birth.lock, record)
+    except OSError as error:
+        raise _StepError("write", jobdir.PID, error) from error
+    reach("leader.pid_written")
+    # A rescue shim waits for the lock before it opens the gate.
+    os.close(birth.lock)
+    if not talk.propose(plan.make(spec, record, birth.shim_pid)):
+        # Shim and warden are gone: as if it had never been launched.
+        jobdir.clear_pid(".")
+        return
+    _prepare(spec, birth)
+    _execute(spec)
+
+
+def _introduce(birth: Birth, spec: JobSpec, record: PidRecord) -> None:
+    view = JobView(
+        spec.id,
+        "starting",
+        record.started_at_ns,
+        record.leader.pid,
+        record.leader.start_ticks,
+        birth.shim_pid,
+    )
+    named = birth.kept.named()
+    packets.send(birth.control, Adopted(view, tuple(named)), tuple(named.values()))
+
+
+def _file_bases(spec: JobSpec) -> tuple[int, int]:
+    """Return the sizes of the user's files before an append: byte 0 of the job's log."""
+    if not isinstance(spec.output, FileOutput) or not spec.output.append:
+        return 0, 0
+    return _size(spec, spec.output.stdout_path), _size(spec, spec.output.stderr_path)
+
+
+def _size(spec: JobSpec, path: str | None) -> int:
+    try:
+        return 0 if path is None else os.stat(os.path.join(spec.cwd, path)).st_size
+    except OSError:
+        return 0
+
+
+def _prepare(spec: JobSpec, birth: Birth) -> None:
+    os.umask(birth.origin.umask if spec.umask is None else spec.umask)
     try:
         os.chdir(spec.cwd)
     except OSError as error:
         raise _StepError("enter the directory", spec.cwd, error) from error
-    _connect_streams(spec, ends)
-    resource.setrlimit(resource.RLIMIT_NOFILE, origin.open_files)
-    _execute(spec)
+    _connect_streams(spec, birth.ends)
+    resource.setrlimit(resource.RLIMIT_NOFILE, birth.origin.open_files)
 
 
 def _connect_streams(spec: JobSpec, ends: JobEnds) -> None:
-    if ends.terminal >= 0:
+    if isinstance(spec.output, TerminalOutput):
         fcntl.ioctl(ends.terminal, termios.TIOCSCTTY, 0)
+        size = _WINSIZE.pack(spec.output.rows, spec.output.columns, 0, 0)
+        fcntl.ioctl(ends.terminal, termios.TIOCSWINSZ, size)
         stdout = stderr = ends.terminal
     elif isinstance(spec.output, FileOutput):
         stdout, stderr = _open_files(spec.output)
@@ -112,7 +159,7 @@ def _connect_streams(spec: JobSpec, ends: JobEnds) -> None:
     else:
         stdin = _open("read", spec.stdin_path or os.devnull, os.O_RDONLY)
     # Not one of the three may be overwritten before it is duplicated.
-    spare = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3) for descriptor in (stdin, stdout, stderr)]
+    spare = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3) for source in (stdin, stdout, stderr)]
     for target, descriptor in enumerate(spare):
         os.dup2(descriptor, target)
 
@@ -134,14 +181,15 @@ def _open(action: str, path: str, flags: int) -> int:
 
 def _execute(spec: JobSpec) -> None:
     """Run the program as execvp(3) does: a script without "#!" goes to /bin/sh."""
+    environment = dict(spec.environment)
     try:
-        os.execvpe(spec.argv[0], spec.argv, dict(spec.environment))
+        os.execvpe(spec.argv[0], spec.argv, environment)
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise _StepError("execute", spec.argv[0], error) from error
     script = spec.argv[0] if "/" in spec.argv[0] else _search(spec)
     try:
-        os.execve("/bin/sh", ["sh", script, *spec.argv[1:]], dict(spec.environment))
+        os.execve("/bin/sh", ["sh", script, *spec.argv[1:]], environment)
     except OSError as error:
         raise _StepError("execute", script, error) from error
 
@@ -152,16 +200,3 @@ def _search(spec: JobSpec) -> str:
         if os.access(path, os.X_OK) and not os.path.isdir(path):
             return path
     return spec.argv[0]
-
-
-def _report(status: int, error: StartError) -> None:
-    body = {"step": error.step, "errno": error.errno, "path": error.path}
-    os.write(status, json.dumps(body).encode())
-
-
-def parse_report(data: bytes) -> StartError | None:
-    """Return what the leader reported before it ended, or None: it was executed."""
-    if not data:
-        return None
-    body = json.loads(data)
-    return StartError(body["step"], body["errno"], body["path"])

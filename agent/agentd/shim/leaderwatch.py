@@ -19,6 +19,9 @@ class Unknown:
 class LeaderWatch(Protocol):
     """Knows whether the leader has ended."""
 
+    #: Readable once it has, or -1: then SIGCHLD tells.
+    pidfd: int
+
     def look(self) -> Exit | Unknown | None:
         """Return how it ended, or None while it runs."""
 
@@ -32,6 +35,7 @@ class OwnLeader:
     def __init__(self, pid: int) -> None:
         """`pid` is a child of this process."""
         self._pid = pid
+        self.pidfd = -1
 
     def look(self) -> Exit | None:
         """Return how it ended, without reaping it."""

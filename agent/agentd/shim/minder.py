@@ -12,7 +12,7 @@ import os
 import resource
 import select
 import signal
-import socket
+from _socket import socket as c_socket
 from dataclasses import dataclass
 
 from agentd.core.contract import (
@@ -21,7 +21,6 @@ from agentd.core.contract import (
     JobPaused,
     JobRecorded,
     JobResumed,
-    JobStarted,
     JobStopping,
     JobView,
     LeaderExited,
@@ -37,23 +36,23 @@ from agentd.core.job import (
     Ended,
     ExitStatus,
     FinalState,
-    JobSpec,
     Lost,
     ResourceUsage,
     StartFailed,
 )
-from agentd.shim.channels import ReadEnds, peek_status
+from agentd.shim.channels import ReadEnds
 from agentd.shim.control import Control
 from agentd.shim.ladder import Ladder
-from agentd.shim.leader import NEVER_BEGAN, StartError
 from agentd.shim.leaderwatch import ForeignLeader, LeaderWatch, Unknown
+from agentd.shim.plan import Plan
 from agentd.shim.pump import LogLimits, Progress, Pump
+from agentd.shim.start import StartError, StartTalk
 from agentd.shim.tree import Tree, freeze
 from agentd.system import jobdir, process
 from agentd.system.clock import boot_ns, wall_ns
 from agentd.system.crashpoint import reach
 from agentd.system.prctl import Exit
-from agentd.system.records import PidRecord, StopRecord
+from agentd.system.records import StopRecord
 
 _S = 1_000_000_000
 #: How often a rescue shim looks at processes that are not below it, once the leader has ended.
@@ -64,60 +63,62 @@ _STEPS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A job whose leader exists."""
+class Parts:
+    """What a minder works with; they differ between a shim and a rescue shim."""
 
-    spec: JobSpec
-    record: PidRecord
-    #: Whether the program is known to run already.
-    executed: bool
+    ends: ReadEnds
+    control: Control
+    epoll: select.epoll
+    watch: LeaderWatch
+    tree: Tree
+    #: None: the program is known to run already.
+    talk: StartTalk | None
 
 
 class Minder:
     """One job; lives in the shim's process, in the job's directory."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  # the parts differ between a shim and a rescue shim
-        self,
-        begun: Begun,
-        ends: ReadEnds,
-        control: Control,
-        epoll: select.epoll,
-        watch: LeaderWatch,
-        tree: Tree,
-    ) -> None:
-        """Take over the descriptors in `ends`; a stop that was under way goes on."""
-        self._spec = begun.spec
-        self._record = begun.record
-        self._executed = begun.executed
-        self._ends = ends
-        self._control = control
-        self._epoll = epoll
-        self._watch = watch
-        self._tree = tree
+    def __init__(self, plan: Plan, parts: Parts) -> None:
+        """Mind a job that has begun."""
+        self._plan = plan
+        self._ends = parts.ends
+        self._control = parts.control
+        self._epoll = parts.epoll
+        self._watch = parts.watch
+        self._tree = parts.tree
+        self._talk = parts.talk
         self._start_error: StartError | None = None
         self._exit: Exit | Unknown | None = None
         self._ladder: Ladder | None = None
-        self._stop: StopRecord | None = jobdir.read_stop(".")
+        self._stop: StopRecord | None = None
         self._sent_signals: set[int] = set()
-        self._paused = process.is_stopped(begun.record.leader.pid)
+        self._paused = False
         self._over = False
         self._look_at_ns: int | None = 0
         self._record_at_ns = 0
-        limits = LogLimits(begun.spec.log_segment_bytes, begun.spec.log_retention_bytes)
-        self._pumps = {
-            source: Pump(stream, source, limits)
-            for stream, source in (("out", ends.out), ("err", ends.err))
-            if source >= 0
-        }
+        limits = LogLimits(plan.segment_bytes, plan.retention_bytes)
+        self._pumps: dict[int, Pump] = {}
+        for stream, source in (("out", self._ends.out), ("err", self._ends.err)):
+            if source >= 0:
+                self._pumps[source] = Pump(stream, source, limits)
+
+    def resume(self) -> None:
+        """Find out how far a killed shim had come: its log, a pause, a stop under way."""
+        for pump in self._pumps.values():
+            pump.resume()
+        self._paused = process.is_stopped(self._plan.leader_pid)
+        self._stop = jobdir.read_stop(".")
+        if self._stop is not None:
+            self._ladder = Ladder(self._tree, self._stop.kill_at_boot_ns)
 
     def view(self) -> JobView:
         """Return what a warden needs to know."""
         return JobView(
-            job_id=self._spec.id,
+            job_id=self._plan.job_id,
             phase=self._phase(),
-            started_at_ns=self._record.started_at_ns,
-            leader_pid=self._record.leader.pid,
-            leader_start_ticks=self._record.leader.start_ticks,
+            started_at_ns=self._plan.started_at_ns,
+            leader_pid=self._plan.leader_pid,
+            leader_start_ticks=self._plan.leader_start_ticks,
             shim_pid=os.getpid(),
             cause=self._stop.cause if self._stop else Cause.SELF,
         )
@@ -125,15 +126,14 @@ class Minder:
     def _phase(self) -> str:
         if self._ladder is not None:
             return "stopping"
-        if not self._executed:
+        if self._talk is not None:
             return "starting"
         return "paused" if self._paused else "running"
 
     def mind(self, wakeup: int) -> None:
         """Run until the exit record is durable. `wakeup` is readable after a SIGCHLD."""
-        if self._stop is not None:
-            self._ladder = Ladder(self._tree, self._stop.kill_at_boot_ns)
-        for source in (*self._pumps, self._ends.status, getattr(self._watch, "pidfd", -1)):
+        self._epoll.register(wakeup, select.EPOLLIN)
+        for source in (*self._pumps, self._ends.start, self._watch.pidfd):
             if source >= 0:
                 self._epoll.register(source, select.EPOLLIN)
         self._tick()
@@ -155,9 +155,7 @@ class Minder:
         return max(0.0, (min(deadlines) - boot_ns()) / _S) if deadlines else None
 
     def _timeout_at_ns(self) -> int | None:
-        if self._spec.timeout_s is None or self._exit is not None:
-            return None
-        return self._record.started_boot_ns + int(self._spec.timeout_s * _S)
+        return self._plan.ends_at_boot_ns if self._exit is None else None
 
     def _serve(self, descriptor: int, wakeup: int) -> None:
         if descriptor in self._pumps:
@@ -166,8 +164,8 @@ class Minder:
             os.read(wakeup, 4096)
             self._reap_orphans()
             self._look_at_ns = 0
-        elif descriptor == self._ends.status:
-            self._read_status()
+        elif descriptor == self._ends.start:
+            self._hear_outcome()
         elif self._control.owns(descriptor):
             for peer, message in self._control.serve(descriptor):
                 self._obey(peer, message)
@@ -190,30 +188,28 @@ class Minder:
             if progress is not Progress.MOVED:
                 return
 
-    def _read_status(self) -> None:
+    def _hear_outcome(self) -> None:
         """Learn whether the program was executed."""
+        if self._talk is None:
+            return
         try:
-            self._start_error = peek_status(self._ends.status)
+            self._start_error = self._talk.outcome()
         except BlockingIOError:
             return
-        self._epoll.unregister(self._ends.status)
-        if self._start_error is None:
-            reach("shim.executed")
-            self._executed = True
-            leader = self._record.leader
-            started_at_ns = self._record.started_at_ns
-            self._control.broadcast(
-                JobStarted(
-                    self._spec.id, started_at_ns, leader.pid, leader.start_ticks, os.getpid()
-                )
-            )
+        self._epoll.unregister(self._ends.start)
+        if self._start_error is not None:
+            return
+        reach("shim.executed")
+        self._talk.close()
+        self._talk = None
+        self._control.broadcast_bytes(self._plan.announcement)
 
     def _reap_orphans(self) -> None:
         for pid in process.children(os.getpid()):
-            if pid != self._record.leader.pid:
+            if pid != self._plan.leader_pid:
                 os.waitpid(pid, os.WNOHANG)
 
-    def _obey(self, peer: socket.socket, message: Message) -> None:
+    def _obey(self, peer: c_socket, message: Message) -> None:
         match message:
             case Adopt():
                 named = self._ends.named()
@@ -227,11 +223,11 @@ class Minder:
             case Pause():
                 freeze(self._tree)
                 self._paused = True
-                self._control.broadcast(JobPaused(self._spec.id))
+                self._control.broadcast(JobPaused(self._plan.job_id))
             case Resume():
                 self._tree.send(signal.SIGCONT)
                 self._paused = False
-                self._control.broadcast(JobResumed(self._spec.id))
+                self._control.broadcast(JobResumed(self._plan.job_id))
             case LeaderExited() if isinstance(self._watch, ForeignLeader):
                 self._watch.tell(message)
                 self._look_at_ns = 0
@@ -255,14 +251,14 @@ class Minder:
         self._paused = False
         self._ladder = Ladder(self._tree, kill_at_ns)
         reach("shim.terminated")
-        self._control.broadcast(JobStopping(self._spec.id, cause))
+        self._control.broadcast(JobStopping(self._plan.job_id, cause))
 
     def _tick(self) -> None:
         now_ns = boot_ns()
         timeout_at_ns = self._timeout_at_ns()
         if timeout_at_ns is not None and now_ns >= timeout_at_ns and self._ladder is None:
-            reason = f"stopped after its timeout of {self._spec.timeout_s:g} s"
-            kill_at_ns = now_ns + int(self._spec.grace_s * _S)
+            reason = f"stopped after its timeout of {self._plan.timeout_ns / _S:g} s"
+            kill_at_ns = now_ns + self._plan.grace_ns
             self._begin_stop(StopRecord(Cause.TIMEOUT, kill_at_ns, reason))
         if self._exit is None and self._look_at_ns is not None and now_ns >= self._look_at_ns:
             self._look()
@@ -282,23 +278,18 @@ class Minder:
         self._look_at_ns = None
         self._record_at_ns = boot_ns() + _FOREIGN_LOOK_NS if foreign else 0
         if self._ladder is None and self._tree.members():
-            self._start_ladder(Cause.SELF, boot_ns() + int(self._spec.grace_s * _S))
+            self._start_ladder(Cause.SELF, boot_ns() + self._plan.grace_ns)
 
     def _try_to_finish(self) -> None:
         if self._tree.members():
             if isinstance(self._watch, ForeignLeader):
                 self._record_at_ns = boot_ns() + _FOREIGN_LOOK_NS
             return
-        if not self._executed and self._start_error is None:
-            self._read_status()
+        if self._start_error is None:
+            self._hear_outcome()
         for pump in self._pumps.values():
             while pump.step() is Progress.MOVED:
                 pass
-        if self._start_error is not None and self._start_error.step == NEVER_BEGAN:
-            # The program never ran: the warden may launch the job again.
-            jobdir.clear_pid(".")
-            self._over = True
-            return
         reach("shim.drained")
         try:
             jobdir.write_exit(".", self._final())
@@ -308,11 +299,11 @@ class Minder:
         reach("shim.recorded")
         self._over = True
         self._control.close()
-        self._control.broadcast(JobRecorded(self._spec.id))
+        self._control.broadcast(JobRecorded(self._plan.job_id))
         self._watch.reap()
 
     def _final(self) -> FinalState:
-        started_at_ns = self._record.started_at_ns
+        started_at_ns = self._plan.started_at_ns
         if self._start_error is not None:
             error = self._start_error
             return StartFailed(wall_ns(), Cause.SELF, error.reason, error.errno, error.path)
@@ -325,7 +316,7 @@ class Minder:
         return Ended(
             started_at_ns=started_at_ns,
             ended_at_ns=wall_ns(),
-            duration_ns=boot_ns() - self._record.started_boot_ns,
+            duration_ns=boot_ns() - self._plan.started_boot_ns,
             status=status,
             cause=cause,
             usage=_with_orphans(self._exit.usage),

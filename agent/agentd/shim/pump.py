@@ -65,24 +65,29 @@ class Pump:
     """One stream, from a non-blocking descriptor into the current directory."""
 
     def __init__(self, stream: str, source: int, limits: LogLimits) -> None:
-        """Go on where the segments on disk end. Takes `source` over."""
+        """Begin a log; nothing is opened before the first byte. Takes `source` over."""
         self.source = source
         self._stream = stream
         self._limit_bytes = segment_limit_bytes(limits.segment_bytes, limits.retention_bytes)
         self._retention_bytes = max(0, limits.retention_bytes - self._limit_bytes)
-        self._is_pipe = _is_pipe(source)
+        self._is_pipe = True
         self._grown = False
-        self._segments = list_segments(".", stream)
+        self._segments: list[Segment] = []
         self._file = -1
-        self._full_since_ns: int | None = None
+        self._gap_from: int | None = None
         self._retry_at_ns = 0
         self._last_move_ns = 0
-        self._index = _TimeIndex(f"{stream}.idx")
-        self._end_marker = os.open(f"{stream}.end", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._index: _TimeIndex | None = None
+        self.offset = 0
+
+    def resume(self) -> None:
+        """Go on where the segments on disk end."""
+        self._segments = list_segments(".", self._stream)
         written = self._segments[-1].end if self._segments else 0
-        self.offset = max(written, discarded_to(".", stream))
-        self._gap_from = written if self.offset > written else None
-        if self._gap_from is None and self._segments:
+        self.offset = max(written, discarded_to(".", self._stream))
+        if self.offset > written:
+            self._gap_from = written
+        elif self._segments:
             self._reopen(self._segments[-1])
 
     def collect(self) -> None:
@@ -92,6 +97,9 @@ class Pump:
 
     def step(self) -> Progress:
         """Move what is there, one system call's worth."""
+        if self._index is None:
+            self._is_pipe = _is_pipe(self.source)
+            self._index = _TimeIndex(f"{self._stream}.idx")
         if self._file < 0 and not self._open_segment():
             return self._discard()
         room = self._limit_bytes - self._segments[-1].size_bytes
@@ -141,7 +149,8 @@ class Pump:
             self._grow_pipe()
         if self._gap_from is not None and moved:
             self._record_gap(self._gap_from)
-        self._index.note(self.offset, now_ns)
+        if self._index is not None:
+            self._index.note(self.offset, now_ns)
         last = self._segments[-1]
         self._segments[-1] = Segment(last.offset, last.size_bytes + moved)
         self.offset += moved
@@ -246,10 +255,16 @@ class Pump:
     def _note_discarded(self, count: int) -> None:
         self.offset += count
         try:
-            os.pwrite(self._end_marker, b"%-64d" % self.offset, 0)
+            marker = os.open(f"{self._stream}.end", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
-            # Allocated at submit; only a copy-on-write file system can still refuse.
             return
+        try:
+            # Allocated at submit; only a copy-on-write file system can still refuse.
+            os.pwrite(marker, b"%-64d" % self.offset, 0)
+        except OSError:
+            return
+        finally:
+            os.close(marker)
 
 
 class _TimeIndex:

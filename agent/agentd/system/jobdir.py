@@ -30,6 +30,8 @@ STOP = "stop.json"
 CONTROL = "ctl"
 #: More than any exit record needs.
 EXIT_ROOM_BYTES = 4096
+#: The pidfile, allocated at submit and overwritten in place; spaces mean: not begun.
+PID_ROOM_BYTES = 1024
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -60,7 +62,7 @@ def create(directory: str, spec: JobSpec) -> None:
         descriptor = os.open(f"{directory}/{name}", _CREATE, 0o600)
         try:
             # Spaces, not a hole: overwriting them later needs no new block.
-            write_all(descriptor, b" " * 1024)
+            write_all(descriptor, b" " * PID_ROOM_BYTES)
         finally:
             os.close(descriptor)
     reach("server.submit.before_spec")
@@ -75,7 +77,7 @@ def read_spec(directory: str) -> JobSpec | None:
 
 def write_pid(descriptor: int, record: PidRecord) -> None:
     """Write the locked pidfile in place and make it durable: from here on the job has begun."""
-    os.pwrite(descriptor, records.dump_pid(record).ljust(1024), 0)
+    os.pwrite(descriptor, records.dump_pid(record).ljust(PID_ROOM_BYTES), 0)
     os.fdatasync(descriptor)
 
 
@@ -83,7 +85,7 @@ def clear_pid(directory: str) -> None:
     """Take back who leads the job: its program never ran, and it may be launched again."""
     descriptor = os.open(f"{directory}/{PID}", os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.pwrite(descriptor, b" " * 1024, 0)
+        os.pwrite(descriptor, b" " * PID_ROOM_BYTES, 0)
         os.fdatasync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,6 +1,8 @@
 """Messages as packets with descriptors: AF_UNIX SOCK_SEQPACKET (unix(7)), SCM_RIGHTS.
 
-A packet is whole or not there, and what a killed sender had sent stays readable.
+A packet is whole or not there, and what a killed sender had sent stays readable. The types are
+those of `_socket`, the C half of `socket`: a shim keeps every page it touches for as long as
+its job lives, and the Python half touches many.
 """
 
 from __future__ import annotations
@@ -8,6 +10,19 @@ from __future__ import annotations
 import array
 import os
 import socket
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    MSG_NOSIGNAL,
+    SCM_RIGHTS,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socketpair,
+)
+from _socket import socket as c_socket
 from collections.abc import Sequence
 
 from agentd.core.contract import Message, decode, encode
@@ -18,22 +33,26 @@ _MAX_DESCRIPTORS = 8
 _INT_BYTES = array.array("i").itemsize
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
+_KIND = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK
+
+
+def pair() -> tuple[c_socket, c_socket]:
     """Return two connected, close-on-exec, non-blocking ends."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setblocking(False)
-    return ends
+    ours, theirs = socketpair(AF_UNIX, _KIND)
+    # The C half takes the flag for the descriptor's and would block on its own account.
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
 
 
-def listen(name: str, directory: str = ".") -> socket.socket:
+def listen(name: str, directory: str = ".") -> c_socket:
     """Bind and listen at `directory`/`name`.
 
     The path goes through /proc/self/fd, so that its length does not matter (108 bytes at
     most otherwise, unix(7)).
     """
     anchor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener = c_socket(AF_UNIX, _KIND)
     try:
         try:
             os.unlink(name, dir_fd=anchor)
@@ -50,10 +69,22 @@ def listen(name: str, directory: str = ".") -> socket.socket:
     return listener
 
 
-def connect(directory: str, name: str) -> socket.socket:
+def accept(listener: c_socket) -> c_socket | None:
+    """Return the next peer, non-blocking, or None if there is none any more."""
+    with socket.socket(fileno=os.dup(listener.fileno())) as public:
+        try:
+            peer, _ = public.accept()
+        except OSError:
+            return None
+    accepted = c_socket(fileno=peer.detach())
+    accepted.setblocking(False)
+    return accepted
+
+
+def connect(directory: str, name: str) -> c_socket:
     """Return a non-blocking connection to a listener of `listen`. Raises OSError."""
     anchor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = c_socket(AF_UNIX, _KIND)
     try:
         connection.setblocking(False)
         connection.connect(f"/proc/self/fd/{anchor}/{name}")
@@ -65,21 +96,25 @@ def connect(directory: str, name: str) -> socket.socket:
     return connection
 
 
-def send(to: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
+def send(to: c_socket, message: Message, descriptors: Sequence[int] = ()) -> bool:
+    """Send one message; False if the peer is gone or its buffer is full."""
+    return send_bytes(to, encode(message), descriptors)
+
+
+def send_bytes(to: c_socket, packet: bytes, descriptors: Sequence[int] = ()) -> bool:
     """Send one packet; False if the peer is gone or its buffer is full."""
-    ancillary = (
-        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        if descriptors
-        else []
-    )
     try:
-        to.sendmsg([encode(message)], ancillary, socket.MSG_NOSIGNAL)
+        if descriptors:
+            packed = array.array("i", descriptors).tobytes()
+            to.sendmsg([packet], [(SOL_SOCKET, SCM_RIGHTS, packed)], MSG_NOSIGNAL)
+        else:
+            to.send(packet, MSG_NOSIGNAL)
     except OSError:
         return False
     return True
 
 
-def receive(source: socket.socket) -> tuple[Message | None, list[int]] | None:
+def receive(source: c_socket) -> tuple[Message | None, list[int]] | None:
     """Return the next message and its descriptors; None at end of file.
 
     The message is None for a type this version does not know; its descriptors are closed.
@@ -88,16 +123,16 @@ def receive(source: socket.socket) -> tuple[Message | None, list[int]] | None:
         BlockingIOError: Nothing is there.
 
     """
-    room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * _INT_BYTES)
+    room = CMSG_SPACE(_MAX_DESCRIPTORS * _INT_BYTES)
     try:
         data, ancillary, _, _ = source.recvmsg(
-            MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC
+            MAX_PACKET_BYTES, room, MSG_CMSG_CLOEXEC
         )
     except ConnectionResetError:
         return None
     descriptors = array.array("i")
     for level, kind, body in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
             descriptors.frombytes(body[: len(body) - len(body) % _INT_BYTES])
     if not data:
         return None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from agentd.core.job import ResourceUsage
 
-_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _SYS_WAITID = {"x86_64": 247, "aarch64": 95, "riscv64": 95, "ppc64le": 272, "s390x": 281}
 # siginfo_t of SIGCHLD on 64-bit Linux: si_signo, si_errno, si_code, pad, si_pid, si_uid, si_status.
@@ -39,8 +38,10 @@ def become_subreaper() -> None:
 
 
 def set_name(name: str) -> None:
-    """Set what ps shows as the command name, 15 bytes at most."""
-    _libc.prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+    """Set what ps shows as the command name, 15 bytes at most (proc(5), /proc/self/comm)."""
+    descriptor = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, name.encode())
+    os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,32 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentd.core.job import (
+    OUTPUT_KINDS,
     Cause,
     Ended,
     ExitStatus,
-    FileOutput,
     FinalState,
     JobSpec,
     Lost,
-    MergedOutput,
     Output,
+    OutputKind,
     ProcessId,
     ResourceUsage,
-    SplitOutput,
     StartFailed,
-    TerminalOutput,
 )
 from agentd.errors import RecordCorruptError
 
 VERSION = 1
 
-_OUTPUTS: dict[str, type[Output]] = {
-    "merged": MergedOutput,
-    "split": SplitOutput,
-    "files": FileOutput,
-    "terminal": TerminalOutput,
-}
-_OUTPUT_NAMES = {kind: name for name, kind in _OUTPUTS.items()}
+_OUTPUTS = {kind: output for output, kind in OUTPUT_KINDS.items()}
 _FINALS: dict[str, type[FinalState]] = {"ended": Ended, "start_failed": StartFailed, "lost": Lost}
 _FINAL_NAMES = {kind: name for name, kind in _FINALS.items()}
 
@@ -95,12 +87,12 @@ def dump_spec(spec: JobSpec) -> bytes:
 
 def output_to_json(output: Output) -> dict[str, Any]:
     """Return the output's kind and fields."""
-    return {"kind": _OUTPUT_NAMES[type(output)], **dataclasses.asdict(output)}
+    return {"kind": OUTPUT_KINDS[type(output)], **dataclasses.asdict(output)}
 
 
 def output_from_json(body: dict[str, Any]) -> Output:
     """Return the output. Raises KeyError or TypeError."""
-    kind = _OUTPUTS[body["kind"]]
+    kind = _OUTPUTS[OutputKind(body["kind"])]
     return kind(**_known(kind, body))
 
 

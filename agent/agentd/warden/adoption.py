@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+from _socket import socket as c_socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -81,7 +81,7 @@ def _view(job_id: int, record: PidRecord | None) -> JobView:
     )
 
 
-def connect(directory: str) -> socket.socket | None:
+def connect(directory: str) -> c_socket | None:
     """Ask the shim for its view and descriptors; None if it cannot be reached now."""
     try:
         control = packets.connect(directory, jobdir.CONTROL)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
+from _socket import socket as c_socket
 from dataclasses import dataclass, field
 
 from agentd.core.contract import JobView, Message
+from agentd.core.job import OutputKind
 
 
 @dataclass(slots=True)
@@ -16,8 +17,9 @@ class MindedJob:
     job_id: int
     directory: str
     view: JobView
+    output: OutputKind = OutputKind.MERGED
     #: None while no shim was forked yet, or while an adopted one cannot be reached.
-    control: socket.socket | None = None
+    control: c_socket | None = None
     #: Read ends by name; the job sees no end of file and no hang-up while we hold them.
     descriptors: dict[str, int] = field(default_factory=dict)
     #: Orders that came before there was a shim to take them.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
+from _socket import socket as c_socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +18,7 @@ from agentd.core.contract import (
     JobStarted,
     JobStopping,
     JobView,
+    Launch,
     LeaderExited,
     Message,
     Refused,
@@ -26,11 +27,8 @@ from agentd.core.contract import (
 )
 from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
-from agentd.shim import main as shim
-from agentd.shim.daemonize import double_fork
 from agentd.shim.leader import Origin
-from agentd.shim.main import Assignment, Rescue
-from agentd.shim.sweep import sweep
+from agentd.shim.main import Rescue
 from agentd.system import jobdir, locks, packets, process
 from agentd.system.crashpoint import reach
 from agentd.system.prctl import Exit, look_at_exit
@@ -38,6 +36,7 @@ from agentd.warden import adoption
 from agentd.warden.adoption import Found
 from agentd.warden.loop import Loop
 from agentd.warden.minded import MindedJob, starting_view
+from agentd.warden.spawner import Spawner
 
 #: A shim that dies this often before its leader began is not tried again.
 _LAUNCHES_AT_MOST = 3
@@ -54,7 +53,7 @@ class Shims:
     ) -> None:
         """`tell` passes a message to the server, if there is one."""
         self._paths = paths
-        self._origin = origin
+        self.spawner = Spawner(origin)
         self._loop = loop
         self._tell = tell
         self._jobs: dict[int, MindedJob] = {}
@@ -96,11 +95,13 @@ class Shims:
         """Return what is known of every job minded."""
         return tuple(job.view for job in self._jobs.values() if not job.recorded)
 
-    def launch(self, job_id: int) -> None:
+    def launch(self, order: Launch) -> None:
         """Start a job in one of the next turns of the loop; asked twice, done once."""
+        job_id = order.job_id
         if job_id in self._jobs:
             return
-        self._jobs[job_id] = MindedJob(job_id, self._paths.job(job_id), starting_view(job_id))
+        view = starting_view(job_id)
+        self._jobs[job_id] = MindedJob(job_id, self._paths.job(job_id), view, order.output)
         self._to_launch.append(job_id)
 
     def pass_on(self, job_id: int, order: Message) -> None:
@@ -113,8 +114,7 @@ class Shims:
 
     def sweep(self, order: Sweep) -> None:
         """End what a lost job left behind, in a process of its own."""
-        directory = self._paths.job(order.job_id)
-        double_fork(lambda: sweep(directory, order.grace_s))
+        self.spawner.sweep(self._paths.job(order.job_id), order.grace_s)
 
     # Adoption.
 
@@ -149,25 +149,16 @@ class Shims:
 
     def _launch_next(self) -> None:
         job = self._jobs[self._to_launch.popleft()]
-        reach("warden.before_fork")
-        self._fork(job, None)
-        reach("warden.forked")
-
-    def _fork(self, job: MindedJob, rescue: Rescue | None) -> None:
+        reach("warden.before_spawn")
+        job.rescued = False
         ours, theirs = packets.pair()
-        assignment = Assignment(job.job_id, job.directory, theirs, self._origin, rescue)
-        job.rescued = rescue is not None
-        try:
-            double_fork(lambda: shim.run(assignment))
-        except OSError as error:
-            ours.close()
-            self._give_up(job, f"cannot fork a shim: {error.strerror}")
-            return
-        finally:
-            theirs.close()
+        if self.spawner.start(job.directory, theirs.fileno(), job.output):
+            reach("warden.spawned")
+        theirs.close()
+        # An order that was not taken shows as a shim that is gone before it said a word.
         self._attend(job, ours)
 
-    def _attend(self, job: MindedJob, control: socket.socket) -> None:
+    def _attend(self, job: MindedJob, control: c_socket) -> None:
         job.control = control
         self._loop.watch(control.fileno(), lambda _events: self.hear(job))
         pending, job.pending = job.pending, []
@@ -206,7 +197,7 @@ class Shims:
                 return
             case JobStarted():
                 job.view = replace(job.view, phase="running")
-                self._drop_status(job)
+                self._drop_start(job)
             case JobPaused() | JobResumed() | JobStopping():
                 job.view = replace(job.view, phase=_PHASE_AFTER[type(message)])
             case JobRecorded():
@@ -218,8 +209,8 @@ class Shims:
         self._tell(message)
 
     @staticmethod
-    def _drop_status(job: MindedJob) -> None:
-        descriptor = job.descriptors.pop("status", None)
+    def _drop_start(job: MindedJob) -> None:
+        descriptor = job.descriptors.pop("start", None)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -245,12 +236,12 @@ class Shims:
             self._tell(JobRecorded(job.job_id))
         if job.recorded:
             self._forget(job)
-        elif self._has_begun(job):
+        elif self._has_begun(job) or self._may_begin(job):
             self._rescue(job)
         elif job.failed_launches < _LAUNCHES_AT_MOST:
             # Its program provably never ran: the gate was not opened.
             job.failed_launches += 1
-            job.rescued = False
+            job.replace_descriptors({})
             job.view = starting_view(job.job_id)
             self._to_launch.append(job.job_id)
         else:
@@ -264,11 +255,23 @@ class Shims:
             # Torn by a crash while it was written: the gate was still closed then.
             return False
 
+    @staticmethod
+    def _may_begin(job: MindedJob) -> bool:
+        """Whether a leader was introduced that may be about to write its pidfile.
+
+        A rescue shim waits for the lock that such a leader holds, and then sees.
+        """
+        return "start" in job.descriptors and not job.rescued
+
     def _rescue(self, job: MindedJob) -> None:
         ours = self._is_our_child(job.view.leader_pid)
         if ours:
             self._leaders[job.view.leader_pid] = job.job_id
-        self._fork(job, Rescue(dict(job.descriptors), parent_is_warden=ours))
+        job.rescued = True
+        mine, theirs = packets.pair()
+        self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
+        theirs.close()
+        self._attend(job, mine)
 
     @staticmethod
     def _is_our_child(pid: int) -> bool:

@@ -127,7 +127,7 @@ class Warden:
         match message:
             case Launch():
                 reach("warden.launch_received")
-                self._shims.launch(message.job_id)
+                self._shims.launch(message)
             case Stop() | SendSignal() | Pause() | Resume():
                 self._shims.pass_on(message.job_id, message)
             case Sweep():
@@ -183,6 +183,8 @@ class Warden:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
             return
+        if pid == self._shims.spawner.pid and self._drain_until_s is None:
+            self._shims.spawner.restart()
         if pid == self._server.pid:
             self._close_channel()
             self._owes_hello = False

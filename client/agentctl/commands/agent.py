@@ -72,15 +72,26 @@ def stop(settings: Settings) -> None:
     if link.answering_socket() is None and not link.warden_lives():
         note("no agent is running")
         return
+    warden_pid = link.warden_pid()
     _ask_to_end(settings, link)
     deadline_s = time.monotonic() + _STOP_WITHIN_S
-    while link.warden_lives() or link.answering_socket() is not None:
+    while _still_there(link, warden_pid):
         if time.monotonic() > deadline_s:
             raise TryAgainError(
                 f"the agent still runs after {_STOP_WITHIN_S:.0f} s; see: agentctl agent logs"
             )
         time.sleep(_LOOK_EVERY_S)
-    note("the agent has ended; the jobs go on")
+    if link.warden_lives():
+        note("the agent has ended, and a command that follows a job has started the next one")
+    else:
+        note("the agent has ended; the jobs go on")
+
+
+def _still_there(link: LocalLink, warden_pid: int | None) -> bool:
+    if not link.warden_lives():
+        return link.answering_socket() is not None
+    # Another pid is another agent: what was asked to end has ended.
+    return link.warden_pid() in (warden_pid, None)
 
 
 def _ask_to_end(settings: Settings, link: LocalLink) -> None:

@@ -134,6 +134,29 @@ def test_patience_ends_with_the_error_it_was_spent_on() -> None:
         patience.spend(errors.TryAgainError("gone"))
 
 
+def test_silence_is_not_a_failure(directory: str) -> None:
+    """A job may say nothing for hours; patience begins when the stream is cut."""
+
+    def silent(_request: object, context: grpc.ServicerContext) -> Iterator[object]:
+        yield from ()
+        threading.Event().wait(1.5)
+        context.abort(UNAVAILABLE, "cut")
+
+    servicer = scripted(ReadLog=[silent, cut_after(), silent, cut_after(), giving([fin(0)])])
+    with connected(servicer, directory, patience_s=1.0) as connection:
+        assert list(read_log(connection, LogQuery(7, follow=True))) == [Fin(0, job_over=True)]
+
+
+def test_patience_ends(directory: str) -> None:
+    """With what the last attempt said."""
+    servicer = scripted(ReadLog=[cut_after()], GetJob=[aborting(UNAVAILABLE, "warden-gone", "x")])
+    with connected(servicer, directory, patience_s=0.3) as connection:
+        with pytest.raises(errors.TryAgainError):
+            list(read_log(connection, LogQuery(7, follow=True)))
+        with pytest.raises(errors.TryAgainError, match="x"):
+            get(connection)
+
+
 def test_a_closed_client_says_so(directory: str) -> None:
     """It does not connect again."""
     connection = Connection(FixedLink(f"{directory}/s"))

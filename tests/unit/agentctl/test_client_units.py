@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentctl.units import parse_duration, parse_size
+from agentd.core import units as agent_units
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,20 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     """Nothing is guessed, and nothing is negative."""
     with pytest.raises(ValueError, match=r"not a duration|more than"):
         parse_duration(text)
+
+
+@given(st.from_regex(r"\A\s?\d{0,4}(\.\d)?\s?[kmgtpebisdhw]{0,4}(\d{1,2}[hms])?\Z"))
+def test_agent_and_client_read_the_same(text: str) -> None:
+    """Neither side imports the other, and 16G is the same everywhere."""
+    for ours, theirs in (
+        (parse_size, agent_units.parse_size),
+        (parse_duration, agent_units.parse_duration),
+    ):
+        assert _result(ours, text) == _result(theirs, text)
+
+
+def _result(parse: Callable[[str], float], text: str) -> float | str:
+    try:
+        return parse(text)
+    except ValueError as error:
+        return str(error)

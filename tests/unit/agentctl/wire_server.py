@@ -84,11 +84,11 @@ def serving(servicer: Scripted, path: str) -> Iterator[None]:
 
 
 @contextmanager
-def connected(servicer: Scripted, directory: str) -> Iterator[Connection]:
+def connected(servicer: Scripted, directory: str, patience_s: float = 15.0) -> Iterator[Connection]:
     """Yield a connection to a server with these answers."""
     path = os.path.join(directory, "s")
     with serving(servicer, path):
-        connection = Connection(FixedLink(path))
+        connection = Connection(FixedLink(path), patience_s)
         try:
             yield connection
         finally:

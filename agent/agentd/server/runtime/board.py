@@ -105,11 +105,20 @@ class Board:
         state, commands = lifecycle.step(info.state, event)
         perform(job_id, commands)
         if state == info.state and not isinstance(event, _ALWAYS_NOTED):
-            if key:
-                self._store.note_key(key, job_id)
+            self.remember(key, job_id)
             return info
         note = Note(clock.wall_ns(), _EVENT_NAMES[type(event)], state, _detail(event))
         return self._show(info, note, key)
+
+    def remember(self, key: str, job_id: int) -> None:
+        """Note that what was asked under this key is done, if the disk has room for it."""
+        if not key:
+            return
+        try:
+            self._store.note_key(key, job_id)
+        except DiskFullError as error:
+            # It was done; asked again, it is done again. Better than an error that is none.
+            _log.error("store.write_failed", job_id=job_id, error=str(error))
 
     def _show(self, info: JobInfo, note: Note, key: str) -> JobInfo:
         try:

@@ -78,12 +78,20 @@ def _look_around(directory: str, final: FinalState) -> FinalState:
 
 
 def set_aside(path: str) -> str:
-    """Rename a file that makes no sense, and return its new name."""
+    """Give a file that makes no sense another name, and return it.
+
+    The old name stays until the next record replaces it: at no moment does the job look as if
+    it had never ended.
+    """
     number = 1
     while os.path.lexists(f"{path}.corrupt-{number}"):
         number += 1
     aside = f"{path}.corrupt-{number}"
-    os.rename(path, aside)
+    try:
+        os.link(path, aside)
+    except OSError:
+        # A file system without hard links.
+        os.rename(path, aside)
     return aside
 
 

@@ -122,6 +122,7 @@ def _insert(
     connection: sqlite3.Connection, found: tuple[int, str], seq: int, counts: Counts
 ) -> bool:
     job_id, directory = found
+    # What cannot be read now may be a bad block: one job must not cost all the others.
     spec = _spec_of(job_id, directory, counts)
     if spec is None:
         counts.skipped += 1
@@ -140,8 +141,11 @@ def _insert(
 def _spec_of(job_id: int, directory: str, counts: Counts) -> JobSpec | None:
     try:
         spec = jobdir.read_spec(directory)
-    except RecordCorruptError:
+    except (RecordCorruptError, OSError):
         counts.corrupt += 1
+        return placeholder(job_id, directory)
+    if spec is None and os.path.exists(f"{directory}/{jobdir.EXIT}"):
+        # It ended, so it was a job: it stays, whoever removed its spec.
         return placeholder(job_id, directory)
     return None if spec is None else replace(spec, id=job_id)
 
@@ -149,7 +153,7 @@ def _spec_of(job_id: int, directory: str, counts: Counts) -> JobSpec | None:
 def _state_of(directory: str, counts: Counts) -> State:
     try:
         return jobdir.read_exit(directory) or Queued()
-    except RecordCorruptError:
+    except (RecordCorruptError, OSError):
         # Recovery sets it aside and says what is known.
         counts.corrupt += 1
         return Queued()

@@ -19,7 +19,16 @@ import structlog
 from agentd.core import lifecycle, recovery
 from agentd.core.contract import JobView
 from agentd.core.describe import is_final
-from agentd.core.job import ActiveState, LeaderHandle, Queued, StartFailed, Starting, Stopping
+from agentd.core.job import (
+    ActiveState,
+    LeaderHandle,
+    Paused,
+    Queued,
+    Running,
+    StartFailed,
+    Starting,
+    Stopping,
+)
 from agentd.errors import AgentError, StoreCorruptError
 from agentd.paths import Paths
 from agentd.server.runtime import dossier, removal
@@ -225,7 +234,7 @@ class Recovery:
     def _unsure(self, job_id: int) -> ActiveState:
         # A shim may be starting it: as queued it could be stopped behind that shim's back.
         state = self._board.get(job_id).state
-        return Starting() if is_final(state) or isinstance(state, Queued) else state
+        return state if isinstance(state, Running | Paused | Stopping) else Starting()
 
     def _lose(self, job_id: int, papers: Dossier, decision: recovery.Lose) -> None:
         handle = self._started_handle(papers)

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable
 
 from agentd.core.describe import describe, is_final
-from agentd.errors import DrainingError, WrongStateError
+from agentd.errors import DiskFullError, DrainingError, WrongStateError
 from agentd.paths import Paths
 from agentd.server.runtime.board import Board
 from agentd.server.runtime.store import Store
@@ -51,6 +51,22 @@ def keep_id(paths: Paths, job_id: int, highest_id: int) -> None:
     except OSError as error:
         raise system_error(f"write {paths.last_id}", error) from error
     reach("server.remove.id_kept")
+
+
+def make_room(paths: Paths, job_id: int) -> None:
+    """Remove the job's logs before all else: on a full disk there is no room for ``last-id``.
+
+    Raises:
+        SystemCallError: The kernel refuses.
+
+    """
+    directory = paths.job(job_id)
+    try:
+        for name in os.listdir(directory):
+            if name.endswith(".log"):
+                os.unlink(f"{directory}/{name}")
+    except OSError as error:
+        raise system_error(f"remove the logs of job {job_id}", error) from error
 
 
 def begin(paths: Paths, job_id: int) -> None:
@@ -144,7 +160,11 @@ class Removals:
 
     async def _remove(self, job_id: int, key: str) -> None:
         async with self._keeping_id:
-            await asyncio.to_thread(keep_id, self._paths, job_id, self._highest_id())
+            try:
+                await asyncio.to_thread(keep_id, self._paths, job_id, self._highest_id())
+            except DiskFullError:
+                await asyncio.to_thread(make_room, self._paths, job_id)
+                await asyncio.to_thread(keep_id, self._paths, job_id, self._highest_id())
         await asyncio.to_thread(begin, self._paths, job_id)
         self._board.drop(job_id, (key,))
         reach("server.remove.dropped")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from agentd.core import contract, lifecycle
 from agentd.core.describe import describe, is_final
-from agentd.core.job import Cause, Lost, Paused, Queued, Running, State
+from agentd.core.job import OUTPUT_KINDS, Cause, Lost, Paused, Queued, Running, State
 from agentd.errors import InvalidSpecError, WrongStateError
 from agentd.server.runtime.board import Board
 from agentd.server.runtime.endings import Endings
@@ -46,7 +46,8 @@ class Requests:
         for command in commands:
             match command:
                 case lifecycle.AskLaunch():
-                    self._link.send(contract.Launch(job_id))
+                    output = self._board.get(job_id).spec.output
+                    self._link.send(contract.Launch(job_id, OUTPUT_KINDS[type(output)]))
                 case lifecycle.AskStop():
                     self._link.send(contract.Stop(job_id, command.grace_s, command.cause))
                 case lifecycle.AskSignal():
@@ -75,12 +76,12 @@ class Requests:
         check_grace(grace_s)
         if isinstance(info.state, Lost) and info.state.surviving_pids:
             self._link.send(contract.Sweep(job_id, grace_s))
-            self._store.note_key(key, job_id)
+            self._board.remember(key, job_id)
             return info
         event = lifecycle.StopRequested(clock.wall_ns(), grace_s, Cause.USER)
         if isinstance(info.state, Queued):
             self._endings.add(job_id, proposed_end(info.state, event))
-            self._store.note_key(key, job_id)
+            self._board.remember(key, job_id)
             return await self._wait_until(job_id, is_final)
         return self._request(job_id, event, "stopped", key)
 

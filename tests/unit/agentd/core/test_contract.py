@@ -8,11 +8,11 @@ import pytest
 
 from agentd.core import contract
 from agentd.core.contract import JobView, Message, decode, encode
-from agentd.core.job import Cause
+from agentd.core.job import Cause, OutputKind
 
 VIEW = JobView(7, "stopping", 5, 42, 1000, 41, Cause.TIMEOUT)
 MESSAGES: tuple[Message, ...] = (
-    contract.Launch(7),
+    contract.Launch(7, OutputKind.SPLIT),
     contract.Stop(7, 2.5, Cause.GUARD),
     contract.SendSignal(7, 10),
     contract.Pause(7),
@@ -73,7 +73,7 @@ def test_a_type_of_a_later_version_is_skipped() -> None:
 
 def test_a_field_of_a_later_version_is_skipped() -> None:
     """What is known of the message counts."""
-    assert decode(b'{"type": "Launch", "job_id": 7, "priority": 3}') == contract.Launch(7)
+    assert decode(b'{"type": "Pause", "job_id": 7, "mood": 3}') == contract.Pause(7)
 
 
 def test_a_field_that_an_older_peer_leaves_out_has_its_default() -> None:
@@ -92,6 +92,7 @@ def test_a_field_that_an_older_peer_leaves_out_has_its_default() -> None:
         b"[]",
         b"7",
         b'{"type": "Launch"}',
+        b'{"type": "Launch", "job_id": 7, "output": "smoke"}',
         b'{"type": "Stop", "job_id": 7, "grace_s": 1, "cause": "weather"}',
     ],
 )

@@ -75,7 +75,7 @@ ROWS: dict[str, tuple[Facts, Decision]] = {
     ),
     "its pidfile is torn": (
         replace(BEGUN, pid=Standing.CORRUPT),
-        Lose(Cause.UNKNOWN, "the pidfile was unreadable; it was set aside"),
+        Lose(Cause.UNKNOWN, "its pidfile is unreadable"),
     ),
     "somebody holds the lock of a job that was begun": (replace(BEGUN, locked=True), Wait()),
     "who holds the lock cannot be told": (replace(BEGUN, locked=None), Wait()),
@@ -94,7 +94,7 @@ ROWS: dict[str, tuple[Facts, Decision]] = {
     ),
     "never begun, with a spec that cannot be read": (
         replace(SUBMITTED, spec=Standing.CORRUPT),
-        GiveUpStart(Cause.UNKNOWN, "its spec.json was unreadable; it was set aside"),
+        GiveUpStart(Cause.UNKNOWN, "its spec.json is unreadable"),
     ),
     "begun, with a spec that cannot be read": (
         replace(BEGUN, spec=Standing.CORRUPT),

@@ -19,6 +19,7 @@ from agentd.server.runtime.model import Defaults, JobDraft, JobInfo
 from agentd.server.runtime.supervisor import LinkEnd, Supervisor
 from agentd.system import clock, jobdir
 from agentd.system.records import PidRecord
+from tests.helpers.wait import wait_until
 from tests.unit.agentd.server.places import ENDED
 
 M = TypeVar("M", bound=Message)
@@ -67,9 +68,8 @@ class Bench:
 
     async def settled(self, job_id: int) -> None:
         """Wait until the job's marker is gone: nothing is left to do."""
-        async with asyncio.timeout(DEADLINE_S):
-            while os.path.exists(f"{self.paths.live}/{job_id}"):
-                await asyncio.sleep(0.002)
+        marker = f"{self.paths.live}/{job_id}"
+        await asyncio.to_thread(wait_until, lambda: not os.path.exists(marker))
 
     async def submit(self, draft: JobDraft = DRAFT) -> JobInfo:
         """Submit a job and take in its launch."""

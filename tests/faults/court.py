@@ -1,0 +1,93 @@
+"""Runs witnesses as a user would, with `agentctl` alone, and judges what is told of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.helpers import books
+from tests.helpers.agent import Agent
+from tests.helpers.books import Truth
+from tests.helpers.wait import wait_until
+from tests.helpers.witness import Way, Witness
+
+#: Small enough that a witness' output rotates several times.
+_CONFIG = '[logs]\nsegment = "16KiB"\n'
+_OVER = frozenset({"ended", "lost", "start_failed"})
+
+
+class Court:
+    """One agent and the witnesses that ran in it."""
+
+    def __init__(self, agent: Agent, make: Callable[[Way], Witness]) -> None:
+        """Make witnesses with `make`; the agent is started by the first command."""
+        self.agent = agent
+        self._make = make
+        self._heard: dict[int, Witness] = {}
+        #: Jobs that may be lost, and with them the rest of their output.
+        self.excused: set[int] = set()
+        Path(agent.config_file).write_text(_CONFIG, encoding="utf-8")
+
+    def submit(self, way: Way) -> int:
+        """Submit a witness and return its job's id."""
+        witness = self._make(way)
+        job_id = int(self.agent.cli("submit", "--", *witness.argv, check=True).stdout)
+        self._heard[job_id] = witness
+        return job_id
+
+    def witness(self, job_id: int) -> Witness:
+        """Return the witness that runs as this job."""
+        return self._heard[job_id]
+
+    def state(self, job_id: int) -> str:
+        """Ask the agent, starting it again if there is none."""
+        return str(self.agent.show(job_id)["state"])
+
+    def wait_runs(self, job_id: int) -> None:
+        """Wait until the job runs, or is over already."""
+        wait_until(
+            lambda: self.state(job_id) in {"running", *_OVER}, deadline_s=15, what="the job runs"
+        )
+
+    def bring_to_end(self, job_id: int) -> None:
+        """Let it end in its way, and wait until the agent says that it is over."""
+        witness = self._heard[job_id]
+        if witness.way is Way.STOPPED:
+            wait_until(
+                lambda: witness.is_ready() or self.state(job_id) in _OVER, what="it can be stopped"
+            )
+            self.agent.cli("stop", str(job_id))
+        else:
+            witness.let_go()
+        done = self.agent.cli("wait", "--timeout", "15s", str(job_id))
+        assert done.returncode != 75, f"job {job_id} is not over: {done.stderr}"
+
+    def run(self, way: Way) -> int:
+        """Have a witness run from its submit to its end."""
+        job_id = self.submit(way)
+        self.wait_runs(job_id)
+        self.bring_to_end(job_id)
+        return job_id
+
+    def judge(self) -> None:
+        """Demand the whole truth about every witness, and that nothing is left of any.
+
+        Raises:
+            AssertionError: Something was told wrong, lost, done twice, or left behind.
+
+        """
+        books.check_all_over(self.agent)
+        jobs = books.listed(self.agent)
+        for job_id, witness in self._heard.items():
+            way, excused = witness.way, job_id in self.excused
+            truth = Truth(way.exit_code, way.signal, way.cause)
+            told = books.told_truth(jobs[job_id], truth, may_be_lost=excused)
+            assert told, f"it {way.name.lower()}: {json.dumps(jobs[job_id])}"
+            assert witness.runs() == 1 or (excused and not witness.runs()), "it ran once"
+            printed = self.agent.cli_bytes("logs", str(job_id))
+            assert printed == witness.output or (excused and witness.output.startswith(printed)), (
+                f"it printed {len(witness.output)} bytes, {len(printed)} are told"
+            )
+        # What kills itself is not killed by a test.
+        assert "Traceback" not in self.agent.log()

@@ -1,0 +1,112 @@
+"""SIGKILL at every named point, alone and two at once; then the books."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import agentd
+import pytest
+
+from tests.faults.court import Court
+from tests.helpers.witness import Way
+
+SERVER = (
+    "server.submit.begin",
+    "server.submit.before_spec",
+    "server.submit.dir_made",
+    "server.submit.indexed",
+    "server.submit.launched",
+    "server.started.received",
+    "server.end.received",
+    "server.end.indexed",
+    "server.end.live_removed",
+)
+WARDEN = (
+    "warden.launch_received",
+    "warden.before_fork",
+    "warden.forked",
+    "warden.recorded",
+)
+#: Before the gate is opened, and after: the program may run.
+SHIM_EARLY = ("shim.forked", "shim.locked", "shim.leader_forked", "shim.pid_written")
+SHIM_LATE = (
+    "shim.gate_opened",
+    "shim.executed",
+    "shim.rotate",
+    "shim.leader_exited",
+    "shim.drained",
+    "shim.record_written",
+    "shim.recorded",
+)
+#: Only in a stop.
+SHIM_STOP = ("shim.stop_noted", "shim.terminated")
+#: Only once a shim was killed.
+_RESCUE = ("warden.shim_gone", "rescue.locked")
+#: Only in a removal.
+_REMOVE = ("server.remove.id_kept", "server.remove.renamed", "server.remove.dropped")
+#: Name and why no test kills there.
+_EXCLUDED: dict[str, str] = {}
+
+_LIFE = (*SERVER, *WARDEN, *SHIM_EARLY, *SHIM_LATE)
+
+
+def test_every_point_is_tried() -> None:
+    """A new crash point in the source needs a test here, or a reason why not."""
+    (root,) = agentd.__path__
+    sources = Path(root).rglob("*.py")
+    named = {
+        name for path in sources for name in re.findall(r'\breach\("([^"]+)"\)', path.read_text())
+    }
+    assert named == {*_LIFE, *SHIM_STOP, *_RESCUE, *_REMOVE, *_EXCLUDED}
+
+
+@pytest.mark.parametrize("point", _LIFE)
+def test_killed_at_a_point_of_its_life(court: Court, point: str) -> None:
+    """However a job ends, its end, its output and its one run are told as they were."""
+    for way in Way:
+        court.agent.crash_at(point)
+        court.run(way)
+        assert court.agent.crashed(point)
+    court.judge()
+
+
+@pytest.mark.parametrize("point", SHIM_STOP)
+def test_killed_while_it_stops_a_job(court: Court, point: str) -> None:
+    """The rescue shim goes on with the stop, and the end still has the user as its cause."""
+    court.agent.crash_at(point)
+    court.run(Way.STOPPED)
+    assert court.agent.crashed(point)
+    court.judge()
+
+
+@pytest.mark.parametrize("point", _RESCUE)
+def test_killed_while_a_shim_is_replaced(court: Court, point: str) -> None:
+    """The shim of a running job was killed already: a second death changes nothing."""
+    for way in Way:
+        job_id = court.submit(way)
+        court.wait_runs(job_id)
+        court.agent.crash_at(point)
+        court.agent.kill(court.agent.shim_pid(job_id))
+        court.wait_runs(job_id)
+        court.bring_to_end(job_id)
+        assert court.agent.crashed(point)
+    court.judge()
+
+
+@pytest.mark.parametrize("point", _REMOVE)
+def test_killed_while_a_job_is_removed(court: Court, point: str) -> None:
+    """The removal is finished by the next server, and the id is not given again."""
+    kept = court.run(Way.EXITS)
+    gone = int(court.agent.cli("submit", "--", "true", check=True).stdout)
+    court.agent.cli("wait", str(gone), check=True)
+    court.agent.crash_at(point)
+
+    court.agent.cli("rm", str(gone), check=True)
+
+    assert court.agent.crashed(point)
+    assert court.agent.cli("show", str(gone)).returncode == 1
+    names = sorted(path.name for path in Path(court.agent.state_dir, "jobs").iterdir())
+    assert names == [str(kept)]
+    assert court.run(Way.EXITS) == gone + 1
+    court.judge()
