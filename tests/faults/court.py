@@ -23,7 +23,8 @@ class Court:
     def __init__(self, agent: Agent, make: Callable[[Way], Witness]) -> None:
         """Make witnesses with `make`; the agent is started by the first command."""
         self.agent = agent
-        self._make = make
+        #: Make a witness that is not submitted yet.
+        self.make = make
         self._heard: dict[int, Witness] = {}
         #: Jobs that may be lost, and with them the rest of their output.
         self.excused: set[int] = set()
@@ -31,10 +32,14 @@ class Court:
 
     def submit(self, way: Way) -> int:
         """Submit a witness and return its job's id."""
-        witness = self._make(way)
+        witness = self.make(way)
         job_id = int(self.agent.cli("submit", "--", *witness.argv, check=True).stdout)
-        self._heard[job_id] = witness
+        self.take(job_id, witness)
         return job_id
+
+    def take(self, job_id: int, witness: Witness) -> None:
+        """Take in a witness that was submitted in another way."""
+        self._heard[job_id] = witness
 
     def witness(self, job_id: int) -> Witness:
         """Return the witness that runs as this job."""

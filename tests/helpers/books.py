@@ -84,8 +84,9 @@ def check_all_over(agent: Agent) -> None:
         AssertionError: A process, a marker in live/, or an end that index and record tell apart.
 
     """
-    wait_until(lambda: not strays(agent), what=f"no process of a job is left: {strays(agent)}")
+    jobs = listed(agent)
     wait_until(lambda: not os.listdir(f"{agent.state_dir}/live"), what="live/ is empty")
-    for job_id, job in listed(agent).items():
+    wait_until(lambda: not strays(agent), what=f"no process of a job is left: {strays(agent)}")
+    for job_id, job in jobs.items():
         record = record_of(agent, job_id)
         assert agrees(job, record), f"the index says {job}, the record {record}"

@@ -47,6 +47,19 @@ def children_of(pid: int) -> list[int]:
     return [child for child, parent in _living().items() if parent == pid]
 
 
+def session_members(leader: int) -> list[int]:
+    """Return the living processes of the session that `leader` began (setsid(2))."""
+    return [pid for pid in _living() if _session_of(pid) == leader]
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        # Gone since it was listed.
+        return -1
+
+
 def listening_below(root: str) -> list[str]:
     """Return the unix sockets bound to a path below `root` (proc(5), /proc/net/unix)."""
     with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:

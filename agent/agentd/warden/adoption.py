@@ -6,9 +6,9 @@ import os
 from _socket import socket as c_socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, auto
 
 from agentd.core.contract import Adopt, JobView
+from agentd.core.job import OUTPUT_KINDS, OutputKind
 from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
 from agentd.system import jobdir, locks, packets, process
@@ -16,22 +16,14 @@ from agentd.system.clock import boot_id
 from agentd.system.records import PidRecord
 
 
-class Found(Enum):
-    """In which condition a job was found."""
-
-    #: Its shim holds the lock.
-    MINDED = auto()
-    #: No shim, but the leader runs: a rescue shim can mind it.
-    ORPHANED = auto()
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A job that lives."""
+    """A job that has a shim, or a leader that a rescue shim can mind."""
 
     job_id: int
-    condition: Found
     view: JobView
+    #: For the case that it has not begun and its shim dies now.
+    output: OutputKind
 
 
 def look(paths: Paths) -> Iterator[Finding]:
@@ -47,10 +39,9 @@ def look(paths: Paths) -> Iterator[Finding]:
         record = _pid_record(directory)
         view = _view(job_id, record)
         # "Cannot tell" (None) counts as held: a shim that may live is never replaced.
-        if locks.is_locked(f"{directory}/{jobdir.PID}") is not False:
-            yield Finding(job_id, Found.MINDED, view)
-        elif record is not None and not _is_over(directory) and _leader_lives(record):
-            yield Finding(job_id, Found.ORPHANED, view)
+        has_shim = locks.is_locked(f"{directory}/{jobdir.PID}") is not False
+        if has_shim or (record is not None and not _is_over(directory) and _leader_lives(record)):
+            yield Finding(job_id, view, _output(directory, record))
 
 
 def _pid_record(directory: str) -> PidRecord | None:
@@ -58,6 +49,14 @@ def _pid_record(directory: str) -> PidRecord | None:
         return jobdir.read_pid(directory)
     except RecordCorruptError:
         return None
+
+
+def _output(directory: str, record: PidRecord | None) -> OutputKind:
+    try:
+        spec = jobdir.read_spec(directory) if record is None else None
+    except RecordCorruptError:
+        spec = None
+    return OutputKind.MERGED if spec is None else OUTPUT_KINDS[type(spec.output)]
 
 
 def _is_over(directory: str) -> bool:
@@ -77,7 +76,7 @@ def _view(job_id: int, record: PidRecord | None) -> JobView:
         record.started_at_ns,
         record.leader.pid,
         record.leader.start_ticks,
-        record.shim.pid,
+        record.shim.pid if process.is_alive(record.shim) else 0,
     )
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import select
 import time
+import traceback
 from collections.abc import Callable
 from typing import Protocol
+
+_AFTER_DEFECT_S = 0.05
 
 
 class Duty(Protocol):
@@ -33,9 +36,13 @@ class Loop:
         self._handlers[descriptor] = handler
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def wait_to_write(self, descriptor: int, wanted: bool) -> None:
-        """Wake up for room to write as well, or no longer."""
-        self._epoll.modify(descriptor, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
+    def wait_to_write(self, descriptor: int) -> None:
+        """Wake up for room to write as well."""
+        self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLOUT)
+
+    def wait_to_read(self, descriptor: int) -> None:
+        """Wake up for something to read only."""
+        self._epoll.modify(descriptor, select.EPOLLIN)
 
     def forget(self, descriptor: int) -> None:
         """Stop watching; before the descriptor is closed."""
@@ -57,13 +64,23 @@ class Loop:
                 # An earlier handler of this turn may have closed a later one's descriptor.
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
-                    handler(events)
+                    _never_fail(handler, events)
             now_s = time.monotonic()
             for duty in self._duties:
                 due_s = duty.due_s()
                 if due_s is not None and due_s <= now_s:
-                    duty.run()
+                    _never_fail(duty.run)
 
     def _wait_s(self) -> float | None:
         due = [at_s for duty in self._duties if (at_s := duty.due_s()) is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
+
+
+def _never_fail(act: Callable[..., None], *arguments: int) -> None:
+    """Act; a defect in one handler must not end the process that guards all jobs."""
+    try:
+        act(*arguments)
+    except Exception:  # noqa: BLE001  # said in full in the agent's stderr.log
+        traceback.print_exc()
+        # Should it fail at every turn, the log must not fill the disk.
+        time.sleep(_AFTER_DEFECT_S)

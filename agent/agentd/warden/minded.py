@@ -24,8 +24,10 @@ class MindedJob:
     descriptors: dict[str, int] = field(default_factory=dict)
     #: Orders that came before there was a shim to take them.
     pending: list[Message] = field(default_factory=list)
-    #: Shims of this job that died before the leader began.
-    failed_launches: int = 0
+    #: How often a shim was asked for.
+    launches: int = 0
+    #: How often the job was looked at since a shim last spoke.
+    looks: int = 0
     #: Whether the present shim is a rescue shim.
     rescued: bool = False
     recorded: bool = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from _socket import socket as c_socket
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -33,15 +33,15 @@ from agentd.system import jobdir, locks, packets, process
 from agentd.system.crashpoint import reach
 from agentd.system.prctl import Exit, look_at_exit
 from agentd.warden import adoption
-from agentd.warden.adoption import Found
 from agentd.warden.loop import Loop
 from agentd.warden.minded import MindedJob, starting_view
 from agentd.warden.spawner import Spawner
 
-#: A shim that dies this often before its leader began is not tried again.
-_LAUNCHES_AT_MOST = 3
-_RECONNECT_S = 1.0
-_DYING_S = 0.001
+#: A job whose shim dies this often before its leader began is not tried again.
+_LAUNCHES_AT_MOST = 10
+#: A job nobody minds is looked at again after so long, doubled each time.
+_FIRST_LOOK_S = 0.001
+_LONGEST_LOOK_S = 0.2
 _PHASE_AFTER = {JobPaused: "paused", JobResumed: "running", JobStopping: "stopping"}
 
 
@@ -57,37 +57,33 @@ class Shims:
         self._loop = loop
         self._tell = tell
         self._jobs: dict[int, MindedJob] = {}
-        self._to_launch: deque[int] = deque()
-        self._unreachable: set[int] = set()
-        self._reconnect_at_s = 0.0
-        #: Jobs whose shim closed its socket but is not yet dead.
-        self._dying: dict[int, MindedJob] = {}
-        self._look_at_dying_s = 0.0
+        #: When to look at each job that no shim minds, on the monotonic clock.
+        self._attention: dict[int, float] = {}
         #: Leaders that became our children; reaped only when their record stands.
         self._leaders: dict[int, int] = {}
 
     # What the loop asks.
 
     def due_s(self) -> float | None:
-        """Return when there is something to launch or to reach again."""
-        if self._to_launch:
-            return 0.0
-        if self._dying:
-            return self._look_at_dying_s
-        return self._reconnect_at_s if self._unreachable else None
+        """Return when to look at a job that no shim minds."""
+        return min(self._attention.values(), default=None)
 
     def run(self) -> None:
-        """Launch one job, see to shims that die, or try again to reach those that were silent."""
-        self._bury()
-        if self._to_launch:
-            self._launch_next()
-        elif self._unreachable and time.monotonic() >= self._reconnect_at_s:
-            self._reconnect()
+        """Look at one job: the guard has its turn between two launches."""
+        job_id = min(self._attention, key=self._attention.__getitem__)
+        del self._attention[job_id]
+        job = self._jobs[job_id]
+        try:
+            self._engage(job)
+        except OSError:
+            # Out of descriptors or memory: no reason to lose sight of the job.
+            traceback.print_exc()
+            self._look_again(job)
 
-    def _reconnect(self) -> None:
-        self._reconnect_at_s = time.monotonic() + _RECONNECT_S
-        for job_id in sorted(self._unreachable):
-            self._reach(self._jobs[job_id])
+    def _look_again(self, job: MindedJob) -> None:
+        delay_s = min(_FIRST_LOOK_S * 2**job.looks, _LONGEST_LOOK_S)
+        job.looks += 1
+        self._attention[job.job_id] = time.monotonic() + delay_s
 
     # What the server asks.
 
@@ -102,15 +98,16 @@ class Shims:
             return
         view = starting_view(job_id)
         self._jobs[job_id] = MindedJob(job_id, self._paths.job(job_id), view, order.output)
-        self._to_launch.append(job_id)
+        self._attention[job_id] = 0.0
 
     def pass_on(self, job_id: int, order: Message) -> None:
         """Hand an order to the job's shim, now or as soon as there is one."""
         job = self._jobs.get(job_id)
         if job is None or job.recorded:
             self._tell(Refused(job_id, type(order).__name__, "no shim minds this job"))
-        elif job.control is None or not packets.send(job.control, order):
+        else:
             job.pending.append(order)
+            self._send_pending(job)
 
     def sweep(self, order: Sweep) -> None:
         """End what a lost job left behind, in a process of its own."""
@@ -121,49 +118,93 @@ class Shims:
     def adopt_all(self) -> None:
         """Take over every job that outlived the last warden."""
         for finding in adoption.look(self._paths):
-            job = MindedJob(finding.job_id, self._paths.job(finding.job_id), finding.view)
+            directory = self._paths.job(finding.job_id)
+            job = MindedJob(finding.job_id, directory, finding.view, finding.output)
             self._jobs[finding.job_id] = job
-            if finding.condition is Found.MINDED:
-                self._reach(job)
-            else:
-                self._rescue(job)
+            self._engage(job)
 
     @property
     def is_waiting_for_answers(self) -> bool:
         """Whether an adopted shim has not yet said what it minds."""
         return any(not job.descriptors and not job.rescued for job in self._jobs.values())
 
+    # A job that no shim minds, as far as we know.
+
+    def _engage(self, job: MindedJob) -> None:
+        """See to it that somebody minds the job, or that it is over."""
+        if locks.is_locked(f"{job.directory}/{jobdir.PID}") is not False:
+            # A shim that may live ("cannot tell" too) is never replaced.
+            self._reach(job)
+        elif job.view.shim_pid and process.is_running(job.view.shim_pid):
+            # A dying process closes its files before its children get their new parent
+            # (do_exit() in kernel/exit.c); as a zombie it has none left.
+            self._look_again(job)
+        elif job.recorded or os.path.exists(f"{job.directory}/{jobdir.EXIT}"):
+            self._finish(job)
+        else:
+            reach("warden.shim_gone")
+            self._replace_shim(job)
+
     def _reach(self, job: MindedJob) -> None:
         control = adoption.connect(job.directory)
         if control is None:
-            if locks.is_locked(f"{job.directory}/{jobdir.PID}") is False:
-                self._unreachable.discard(job.job_id)
-                self._shim_gone(job)
-            else:
-                self._unreachable.add(job.job_id)
+            self._look_again(job)
+        else:
+            self._attend(job, control)
+
+    def _replace_shim(self, job: MindedJob) -> None:
+        try:
+            has_begun = jobdir.read_pid(job.directory) is not None
+        except RecordCorruptError:
+            # Whether it has begun is unknown, so it is not started again.
+            self._tell(JobGone(job.job_id, rebooted=False))
+            self._forget(job)
             return
-        self._unreachable.discard(job.job_id)
-        self._attend(job, control)
+        if has_begun:
+            self._rescue(job)
+        else:
+            self._launch(job)
 
-    # Launching.
+    def _finish(self, job: MindedJob) -> None:
+        if not job.recorded:
+            # The shim was killed between the rename and the word about it.
+            job.recorded = True
+            self._tell(JobRecorded(job.job_id))
+        self._forget(job)
 
-    def _launch_next(self) -> None:
-        job = self._jobs[self._to_launch.popleft()]
+    def _launch(self, job: MindedJob) -> None:
+        """Have the job started; nothing of it has run."""
+        if job.launches >= _LAUNCHES_AT_MOST:
+            reason = "its shim ended before the program began, several times"
+            self._tell(Refused(job.job_id, Launch.__name__, reason))
+            self._forget(job)
+            return
         reach("warden.before_spawn")
         job.rescued = False
+        job.replace_descriptors({})
+        job.view = starting_view(job.job_id)
         ours, theirs = packets.pair()
-        if self.spawner.start(job.directory, theirs.fileno(), job.output):
-            reach("warden.spawned")
+        taken = self.spawner.start(job.directory, theirs.fileno(), job.output)
         theirs.close()
-        # An order that was not taken shows as a shim that is gone before it said a word.
-        self._attend(job, ours)
+        if taken:
+            reach("warden.spawned")
+            job.launches += 1
+            self._attend(job, ours)
+        else:
+            ours.close()
+            self._look_again(job)
 
     def _attend(self, job: MindedJob, control: c_socket) -> None:
         job.control = control
+        self._attention.pop(job.job_id, None)
         self._loop.watch(control.fileno(), lambda _events: self.hear(job))
-        pending, job.pending = job.pending, []
-        for order in pending:
-            self.pass_on(job.job_id, order)
+        self._send_pending(job)
+
+    def _send_pending(self, job: MindedJob) -> None:
+        while job.pending and job.control is not None:
+            if not packets.send(job.control, job.pending[0]):
+                return
+            del job.pending[0]
 
     # What shims say.
 
@@ -178,11 +219,12 @@ class Shims:
                 self._loop.forget(job.control.fileno())
                 job.control.close()
                 job.control = None
-                self._dying[job.job_id] = job
-                self._bury()
+                self._look_again(job)
                 return
             message, descriptors = received
+            job.looks = 0
             self._heed(job, message, descriptors)
+            self._send_pending(job)
 
     def _heed(self, job: MindedJob, message: Message | None, descriptors: list[int]) -> None:
         match message:
@@ -214,54 +256,7 @@ class Shims:
         if descriptor is not None:
             os.close(descriptor)
 
-    # A shim is gone.
-
-    def _bury(self) -> None:
-        """Act on shims that are dead for good.
-
-        A dying process closes its sockets before its children get their new parent
-        (do_exit() in kernel/exit.c); as a zombie it has none left.
-        """
-        self._look_at_dying_s = time.monotonic() + _DYING_S
-        for job in list(self._dying.values()):
-            if job.view.shim_pid == 0 or not process.is_running(job.view.shim_pid):
-                del self._dying[job.job_id]
-                self._shim_gone(job)
-
-    def _shim_gone(self, job: MindedJob) -> None:
-        reach("warden.shim_gone")
-        if not job.recorded and os.path.exists(f"{job.directory}/{jobdir.EXIT}"):
-            # Killed between the rename and the word about it.
-            job.recorded = True
-            self._tell(JobRecorded(job.job_id))
-        if job.recorded:
-            self._forget(job)
-        elif self._has_begun(job) or self._may_begin(job):
-            self._rescue(job)
-        elif job.failed_launches < _LAUNCHES_AT_MOST:
-            # Its program provably never ran: the gate was not opened.
-            job.failed_launches += 1
-            job.replace_descriptors({})
-            job.view = starting_view(job.job_id)
-            self._to_launch.append(job.job_id)
-        else:
-            self._give_up(job, "its shim ended before the program began, several times")
-
-    @staticmethod
-    def _has_begun(job: MindedJob) -> bool:
-        try:
-            return jobdir.read_pid(job.directory) is not None
-        except RecordCorruptError:
-            # Torn by a crash while it was written: the gate was still closed then.
-            return False
-
-    @staticmethod
-    def _may_begin(job: MindedJob) -> bool:
-        """Whether a leader was introduced that may be about to write its pidfile.
-
-        A rescue shim waits for the lock that such a leader holds, and then sees.
-        """
-        return "start" in job.descriptors and not job.rescued
+    # A shim that was killed.
 
     def _rescue(self, job: MindedJob) -> None:
         ours = self._is_our_child(job.view.leader_pid)
@@ -269,17 +264,23 @@ class Shims:
             self._leaders[job.view.leader_pid] = job.job_id
         job.rescued = True
         mine, theirs = packets.pair()
-        self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
+        taken = self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
         theirs.close()
-        self._attend(job, mine)
+        if taken:
+            self._attend(job, mine)
+        else:
+            mine.close()
+            self._look_again(job)
 
     @staticmethod
     def _is_our_child(pid: int) -> bool:
+        if pid == 0:
+            return False
         try:
             look_at_exit(pid)
         except ChildProcessError:
             return False
-        return pid > 0
+        return True
 
     def _send_word(self, job: MindedJob) -> None:
         """Tell a rescue shim how the leader ended, if it has and we are the parent."""
@@ -294,18 +295,11 @@ class Shims:
         if self._leaders.pop(job.view.leader_pid, None) is not None:
             os.waitpid(job.view.leader_pid, os.WNOHANG)
 
-    def _give_up(self, job: MindedJob, reason: str) -> None:
-        if self._has_begun(job):
-            self._tell(JobGone(job.job_id, rebooted=False))
-        else:
-            self._tell(Refused(job.job_id, "Launch", reason))
-        self._forget(job)
-
     def _forget(self, job: MindedJob) -> None:
         self._let_leader_go(job)
         job.replace_descriptors({})
         self._jobs.pop(job.job_id, None)
-        self._unreachable.discard(job.job_id)
+        self._attention.pop(job.job_id, None)
 
     # Children.
 

@@ -100,7 +100,8 @@ class Warden:
             return
         if channel.is_stuck:
             self._server.kill()
-        self._loop.wait_to_write(channel.fileno(), channel.has_backlog)
+        wait = self._loop.wait_to_write if channel.has_backlog else self._loop.wait_to_read
+        wait(channel.fileno())
 
     def _serve_channel(self, events: int) -> None:
         channel = self._server.channel
