@@ -9,6 +9,7 @@ import agentd
 import pytest
 
 from tests.faults.court import Court
+from tests.helpers import books
 from tests.helpers.witness import Way
 
 SERVER = (
@@ -24,12 +25,19 @@ SERVER = (
 )
 WARDEN = (
     "warden.launch_received",
-    "warden.before_fork",
-    "warden.forked",
+    "warden.before_spawn",
+    "warden.spawned",
     "warden.recorded",
 )
+SPAWNER = ("spawner.ordered", "spawner.forked")
 #: Before the gate is opened, and after: the program may run.
-SHIM_EARLY = ("shim.forked", "shim.locked", "shim.leader_forked", "shim.pid_written")
+SHIM_EARLY = (
+    "shim.forked",
+    "shim.locked",
+    "shim.leader_forked",
+    "leader.introduced",
+    "shim.plan_heard",
+)
 SHIM_LATE = (
     "shim.gate_opened",
     "shim.executed",
@@ -46,9 +54,9 @@ _RESCUE = ("warden.shim_gone", "rescue.locked")
 #: Only in a removal.
 _REMOVE = ("server.remove.id_kept", "server.remove.renamed", "server.remove.dropped")
 #: Name and why no test kills there.
-_EXCLUDED: dict[str, str] = {}
+_EXCLUDED = {"leader.pid_written": "has a test of its own: what is killed there is the job"}
 
-_LIFE = (*SERVER, *WARDEN, *SHIM_EARLY, *SHIM_LATE)
+_LIFE = (*SERVER, *WARDEN, *SPAWNER, *SHIM_EARLY, *SHIM_LATE)
 
 
 def test_every_point_is_tried() -> None:
@@ -69,6 +77,20 @@ def test_killed_at_a_point_of_its_life(court: Court, point: str) -> None:
         court.run(way)
         assert court.agent.crashed(point)
     court.judge()
+
+
+def test_a_leader_killed_before_its_program(court: Court) -> None:
+    """From the moment its pidfile names it, a leader that is killed is a job that is killed."""
+    court.agent.crash_at("leader.pid_written")
+    job_id = court.submit(Way.EXITS)
+
+    assert court.agent.cli("wait", "--timeout", "15s", str(job_id)).returncode == 128 + 9
+
+    assert court.agent.crashed("leader.pid_written")
+    job = court.agent.show(job_id)
+    assert (job["signal"], job["cause"]) == ("SIGKILL", "self")
+    assert court.witness(job_id).runs() == 0
+    books.check_all_over(court.agent)
 
 
 @pytest.mark.parametrize("point", SHIM_STOP)

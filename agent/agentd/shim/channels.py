@@ -8,10 +8,13 @@ half touches stays with it for good (40 pages, measured with 200 shims).
 from __future__ import annotations
 
 import os
+import stat
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socketpair
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from agentd.core.job import OutputKind
+from agentd.system.records import PidRecord
 
 _NONE = -1
 
@@ -66,3 +69,46 @@ def open_channels(kind: OutputKind) -> tuple[ReadEnds, JobEnds]:
         if descriptor >= 0:
             os.set_blocking(descriptor, False)
     return ReadEnds(out, err, start), JobEnds(stdout, stderr, terminal, job_start)
+
+
+def pipe_inode(descriptor: int) -> int:
+    """Return the inode of a pipe, its name for as long as anybody holds it; 0 for no pipe."""
+    if descriptor < 0:
+        return 0
+    status = os.fstat(descriptor)
+    return status.st_ino if stat.S_ISFIFO(status.st_mode) else 0
+
+
+def find_again(pids: Iterable[int], record: PidRecord) -> ReadEnds:
+    """Open the read ends of a job's pipes through the processes that hold them.
+
+    For a rescue shim whose warden was killed as well: nobody kept a read end but the job.
+    """
+    found: dict[int, int] = {}
+    for pid in pids:
+        for inode, path in _pipes_of(pid):
+            if inode in (record.out_pipe_inode, record.err_pipe_inode) and inode not in found:
+                try:
+                    found[inode] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                except OSError:
+                    # The process ended meanwhile; another may hold it too.
+                    continue
+    return ReadEnds(
+        found.get(record.out_pipe_inode, _NONE), found.get(record.err_pipe_inode, _NONE)
+    )
+
+
+def _pipes_of(pid: int) -> Iterator[tuple[int, str]]:
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        path = f"{directory}/{name}"
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        if stat.S_ISFIFO(status.st_mode):
+            yield status.st_ino, path

@@ -20,7 +20,7 @@ from typing import NoReturn
 from agentd.core.contract import Adopted, JobView
 from agentd.core.job import FileOutput, JobSpec, ProcessId, TerminalOutput
 from agentd.errors import AgentError
-from agentd.shim import plan
+from agentd.shim import channels, plan
 from agentd.shim.channels import JobEnds, ReadEnds
 from agentd.shim.start import StartError, StartTalk
 from agentd.system import jobdir, packets, process
@@ -87,7 +87,16 @@ def _become(birth: Birth, talk: StartTalk) -> None:
     if spec is None or leader is None:
         raise AgentError("spec.json or /proc is missing")
     shim = process.identify(birth.shim_pid) or ProcessId(birth.shim_pid, 0)
-    record = PidRecord(boot_id(), shim, leader, wall_ns(), boot_ns(), *_file_bases(spec))
+    record = PidRecord(
+        boot_id(),
+        shim,
+        leader,
+        wall_ns(),
+        boot_ns(),
+        *_file_bases(spec),
+        out_pipe_inode=channels.pipe_inode(birth.kept.out),
+        err_pipe_inode=channels.pipe_inode(birth.kept.err),
+    )
     _introduce(birth, spec, record)
     ends = birth.ends
     keep_only((birth.lock, ends.stdout, ends.stderr, ends.terminal, ends.start))
@@ -153,7 +162,7 @@ def _connect_streams(spec: JobSpec, ends: JobEnds) -> None:
     elif isinstance(spec.output, FileOutput):
         stdout, stderr = _open_files(spec.output)
     else:
-        stdout, stderr = ends.stdout, ends.stderr
+        stdout, stderr = _open_for_both(ends.stdout), _open_for_both(ends.stderr)
     if spec.stdin_path is None and ends.terminal >= 0:
         stdin = ends.terminal
     else:
@@ -162,6 +171,15 @@ def _connect_streams(spec: JobSpec, ends: JobEnds) -> None:
     spare = [fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3) for source in (stdin, stdout, stderr)]
     for target, descriptor in enumerate(spare):
         os.dup2(descriptor, target)
+
+
+def _open_for_both(pipe: int) -> int:
+    """Open the job's end of a pipe for reading as well.
+
+    Its own descriptor then counts as a reader: with shim and warden both killed the job gets
+    no SIGPIPE, and what it wrote stays in the pipe for a rescue shim to find (pipe(7)).
+    """
+    return os.open(f"/proc/self/fd/{pipe}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def _open_files(output: FileOutput) -> tuple[int, int]:

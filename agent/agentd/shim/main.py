@@ -20,7 +20,7 @@ from agentd.core.contract import Adopted
 from agentd.core.job import OutputKind
 from agentd.errors import AgentError
 from agentd.shim import leader, plan
-from agentd.shim.channels import ReadEnds, open_channels
+from agentd.shim.channels import ReadEnds, find_again, open_channels
 from agentd.shim.control import Control
 from agentd.shim.leader import Birth, Origin
 from agentd.shim.leaderwatch import ForeignLeader, OwnLeader
@@ -127,7 +127,12 @@ def _take_over(rescue: Rescue, lock: int, control: c_socket) -> Minder | None:
         return None
     reach("rescue.locked")
     named = rescue.descriptors
-    ends = ReadEnds(named.get("out", -1), named.get("err", -1), named.get("start", -1))
+    tree = FoundTree(spec.uid, record.leader)
+    ends = (
+        ReadEnds(named.get("out", -1), named.get("err", -1), named.get("start", -1))
+        if named
+        else find_again(tree.members(), record)
+    )
     talk = None
     if ends.start >= 0:
         talk = StartTalk(ends.start)
@@ -138,7 +143,7 @@ def _take_over(rescue: Rescue, lock: int, control: c_socket) -> Minder | None:
         Control(epoll, control),
         epoll,
         ForeignLeader(record.leader, rescue.parent_is_warden),
-        FoundTree(spec.uid, record.leader),
+        tree,
         talk,
     )
     minder = Minder(plan.make(spec, record, os.getpid()), parts)

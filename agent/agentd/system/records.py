@@ -47,6 +47,9 @@ class PidRecord:
     #: With --output --append: size of the user's file at the start, our byte 0.
     out_base_bytes: int = 0
     err_base_bytes: int = 0
+    #: Inode of each pipe, by which its read end is found again; 0 where there is none.
+    out_pipe_inode: int = 0
+    err_pipe_inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
