@@ -34,8 +34,13 @@ class Paths:
 
     @property
     def live(self) -> str:
-        """One empty file for each job whose end is not yet in the index."""
+        """One name for each job whose end is not yet in the index."""
         return f"{self.state_dir}/live"
+
+    @property
+    def marker(self) -> str:
+        """The empty file to which the names in live/ are links."""
+        return f"{self.state_dir}/live.marker"
 
     @property
     def database(self) -> str:

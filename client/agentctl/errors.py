@@ -30,6 +30,8 @@ class AgentctlError(Exception):
         """Keep `message`; `reason` replaces the default of the class when the agent named one."""
         super().__init__(message)
         self.reason = reason or self.default_reason
+        #: Whether this answers a call that had been made before and was cut.
+        self.asked_before = False
 
 
 class InvalidSpecError(AgentctlError):

@@ -62,6 +62,14 @@ def test_help_loads_neither_grpc_nor_rich(words: list[str]) -> None:
     assert loaded & {"grpc", "google.protobuf", "rich", "rich.console", "agentapi"} == set()
 
 
+def test_a_command_loads_no_openssl() -> None:
+    """What gRPC's asyncio would load for nothing is left out, and only there."""
+    statement = "from agentctl.commands.base import Settings; Settings().client()"
+
+    assert _loaded_by(statement) & {"grpc", "ssl", "_ssl"} == {"grpc"}
+    assert "_ssl" in _loaded_by(f"{statement}; import ssl")
+
+
 def test_the_warden_loads_no_threads_and_no_grpc() -> None:
     """What forks every shim holds nothing that does not survive fork(2) or costs memory."""
     loaded = _loaded_by("import agentd.app, agentd.warden.main")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.helpers.witness import Way, Witness
 #: Small enough that a witness' output rotates several times.
 _CONFIG = '[logs]\nsegment = "16KiB"\n'
 _OVER = frozenset({"ended", "lost", "start_failed"})
+_LOOK_EVERY_S = 0.3
 
 
 class Court:
@@ -50,22 +52,33 @@ class Court:
         return str(self.agent.show(job_id)["state"])
 
     def wait_runs(self, job_id: int) -> None:
-        """Wait until the job runs, or is over already."""
-        wait_until(
-            lambda: self.state(job_id) in {"running", *_OVER}, deadline_s=15, what="the job runs"
-        )
+        """Wait until its program has begun, or the job is over already."""
+        self._wait_for(job_id, self._heard[job_id].runs, "its program runs")
+
+    def _wait_for(self, job_id: int, seen: Callable[[], object], what: str) -> None:
+        # Only a command starts an agent that was killed, but each costs a fifth of a second.
+        next_look_s = time.monotonic() + _LOOK_EVERY_S
+
+        def seen_or_over() -> bool:
+            nonlocal next_look_s
+            if seen():
+                return True
+            if time.monotonic() < next_look_s:
+                return False
+            next_look_s = time.monotonic() + _LOOK_EVERY_S
+            return self.state(job_id) in _OVER
+
+        wait_until(seen_or_over, deadline_s=15, what=what)
 
     def bring_to_end(self, job_id: int) -> None:
         """Let it end in its way, and wait until the agent says that it is over."""
         witness = self._heard[job_id]
         if witness.way is Way.STOPPED:
-            wait_until(
-                lambda: witness.is_ready() or self.state(job_id) in _OVER, what="it can be stopped"
-            )
-            self.agent.cli("stop", str(job_id))
+            self._wait_for(job_id, witness.is_ready, "it can be stopped")
+            done = self.agent.cli("stop", str(job_id))
         else:
             witness.let_go()
-        done = self.agent.cli("wait", "--timeout", "15s", str(job_id))
+            done = self.agent.cli("wait", "--timeout", "15s", str(job_id))
         assert done.returncode != 75, f"job {job_id} is not over: {done.stderr}"
 
     def run(self, way: Way) -> int:
@@ -82,8 +95,7 @@ class Court:
             AssertionError: Something was told wrong, lost, done twice, or left behind.
 
         """
-        books.check_all_over(self.agent)
-        jobs = books.listed(self.agent)
+        jobs = books.check_all_over(self.agent)
         for job_id, witness in self._heard.items():
             way, excused = witness.way, job_id in self.excused
             truth = Truth(way.exit_code, way.signal, way.cause)

@@ -7,52 +7,14 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 from tests.faults.court import Court
-from tests.helpers.agent import Agent
+from tests.helpers.clients import answer, client_with_key, deaf_client
 from tests.helpers.processes import session_members
 from tests.helpers.wait import wait_gone, wait_until
 from tests.helpers.witness import Way
-
-#: Submits under the key that is its first argument; a deaf one never reads the answer.
-_SUBMIT = """
-import sys, time
-import agentctl.api.client as sdk
-from agentctl.api.draft import Draft, to_wire
-
-key, how, *argv = sys.argv[1:]
-if how == "deaf":
-    import grpc
-    from agentapi.v1 import job_service_pb2 as wire
-    from agentapi.v1.job_service_pb2_grpc import JobServiceStub
-    from agentctl.link import open_link
-
-    channel = grpc.insecure_channel("unix:" + open_link(None, start_agent=True).connect(15))
-    request = wire.SubmitJobRequest(idempotency_key=key, spec=to_wire(Draft(argv)))
-    call = JobServiceStub(channel).SubmitJob.future(request)
-    time.sleep(60)
-sdk._new_key = lambda: key
-with sdk.Client() as client:
-    print(client.submit(argv).id)
-"""
-
-
-def _submit(agent: Agent, key: str, how: str, argv: tuple[str, ...]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", _SUBMIT, key, how, *argv],
-        env=agent.env,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _answer(client: subprocess.Popen[str]) -> int:
-    said, _ = client.communicate(timeout=30)
-    return int(said)
-
 
 def test_twenty_jobs_outlive_the_agent(court: Court) -> None:
     """Warden and server at one blow; the next `ls` shows all twenty, and their ends are exact."""
@@ -94,12 +56,12 @@ def test_a_client_killed_after_the_server_took_it(court: Court) -> None:
     agent = court.agent
     agent.start()
     witness = court.make(Way.EXITS)
-    deaf = _submit(agent, "one", "deaf", witness.argv)
+    deaf = deaf_client(agent, "one", witness.argv)
     wait_until(lambda: os.path.exists(f"{agent.state_dir}/live/1"), what="the server took it")
     deaf.kill()
     deaf.communicate()
 
-    again = _answer(_submit(agent, "one", "hear", witness.argv))
+    again = answer(client_with_key(agent, "one", witness.argv))
 
     assert again == 1
     court.take(again, witness)
@@ -113,13 +75,13 @@ def test_a_client_killed_before_the_server_took_it(court: Court) -> None:
     agent.start()
     witness = court.make(Way.EXITS)
     agent.crash_at("server.submit.begin")
-    deaf = _submit(agent, "one", "deaf", witness.argv)
+    deaf = deaf_client(agent, "one", witness.argv)
     wait_until(lambda: agent.crashed("server.submit.begin"), what="the server died")
     deaf.kill()
     deaf.communicate()
     assert agent.cli("ls", "--all", "--json", check=True).stdout == "[]\n"
 
-    court.take(_answer(_submit(agent, "one", "hear", witness.argv)), witness)
+    court.take(answer(client_with_key(agent, "one", witness.argv)), witness)
 
     court.bring_to_end(1)
     court.judge()
@@ -130,11 +92,11 @@ def test_client_and_server_killed_together(court: Court) -> None:
     agent = court.agent
     agent.start()
     witness = court.make(Way.EXITS)
-    deaf = _submit(agent, "one", "deaf", witness.argv)
+    deaf = deaf_client(agent, "one", witness.argv)
     agent.crash_at("server.submit.launched", deaf.pid)
     deaf.communicate(timeout=30)
 
-    court.take(_answer(_submit(agent, "one", "hear", witness.argv)), witness)
+    court.take(answer(client_with_key(agent, "one", witness.argv)), witness)
 
     court.bring_to_end(1)
     court.judge()
@@ -146,9 +108,9 @@ def test_one_key_from_many_clients_is_one_job(court: Court) -> None:
     agent.start()
     witness = court.make(Way.EXITS)
     agent.crash_at("server.submit.indexed")
-    clients = [_submit(agent, "one", "hear", witness.argv) for _ in range(4)]
+    clients = [client_with_key(agent, "one", witness.argv) for _ in range(4)]
 
-    assert [_answer(client) for client in clients] == [1, 1, 1, 1]
+    assert [answer(client) for client in clients] == [1, 1, 1, 1]
 
     court.take(1, witness)
     court.bring_to_end(1)

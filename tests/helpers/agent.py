@@ -200,13 +200,16 @@ class Agent:
                 continue
         return frozenset(uids)
 
-    def destroy(self) -> None:
-        """End whatever is left, and prove it: no process, no socket, no directory.
+    def end_processes(self) -> None:
+        """SIGKILL whatever belongs to the agent and its jobs, until nothing is left.
+
+        By force and not through the agent: a fixture must not trust what it tests.
 
         Raises:
             AssertionError: Something outlived its SIGKILL.
 
         """
+        warden = self.warden_pid()
 
         def kill_all() -> bool:
             left = self.processes()
@@ -218,12 +221,19 @@ class Agent:
                     continue
             return not left
 
+        wait_until(kill_all, deadline_s=20, what=f"no process left of the agent in {self.root}")
+
+    def destroy(self) -> None:
+        """End whatever is left, and prove it: no process, no socket, no directory.
+
+        Raises:
+            AssertionError: Something outlived its SIGKILL.
+
+        """
         if self._outer_environment is not None:
             _replace_environment(self._outer_environment)
             self._outer_environment = None
-        # By force and not through the agent: the fixture must not trust what it tests.
-        warden = self.warden_pid()
-        wait_until(kill_all, deadline_s=20, what=f"no process left of the agent in {self.root}")
+        self.end_processes()
         wait_until(lambda: not listening_below(self.root), what=f"no socket left below {self.root}")
         shutil.rmtree(self.root, onerror=_make_writable)
         assert not os.path.exists(self.root)

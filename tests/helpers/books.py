@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agentd.core.job import Cause, Ended, FinalState, Lost, StartFailed
 from agentd.core.ending import signal_name
 from agentd.system import jobdir
 from tests.helpers.agent import Agent
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import name_of, wait_until
 
-#: Processes of the agent itself, by the name that ps shows.
-_AGENT_NAMES = ("agentd-warden", "agentd-spawner")
+#: Processes of the agent itself, by the name that ps shows; "" has gone since it was listed.
+_AGENT_NAMES = frozenset({"agentd-warden", "agentd-spawner", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +65,13 @@ def strays(agent: Agent) -> dict[int, str]:
     """Return the processes that belong to the agent's jobs: leaders, shims, what they left."""
     own = {agent.warden_pid(), agent.server_pid()}
     found = agent.processes()
-    return {pid: line for pid, line in found.items() if pid not in own and not _is_agent(pid)}
+    return {pid: line for pid, line in found.items() if pid not in own and name_of(pid) not in _AGENT_NAMES}
 
 
-def _is_agent(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip() in _AGENT_NAMES
-    except OSError:
-        # Gone since it was listed.
-        return True
-
-
-def check_all_over(agent: Agent) -> None:
+def check_all_over(agent: Agent) -> dict[int, dict[str, Any]]:
     """Demand that nothing of any job is left but its directory, and that the index is right.
+
+    Returns every job as it is listed.
 
     Raises:
         AssertionError: A process, a marker in live/, or an end that index and record tell apart.
@@ -90,3 +83,4 @@ def check_all_over(agent: Agent) -> None:
     for job_id, job in jobs.items():
         record = record_of(agent, job_id)
         assert agrees(job, record), f"the index says {job}, the record {record}"
+    return jobs

@@ -47,6 +47,15 @@ def children_of(pid: int) -> list[int]:
     return [child for child, parent in _living().items() if parent == pid]
 
 
+def job_of(pid: int, state_dir: str) -> int:
+    """Return the id of the job in whose directory the process stands, 0 if it stands elsewhere."""
+    try:
+        name = os.readlink(f"/proc/{pid}/cwd").removeprefix(f"{state_dir}/jobs/")
+    except OSError:
+        return 0
+    return int(name) if name.isascii() and name.isdigit() else 0
+
+
 def session_members(leader: int) -> list[int]:
     """Return the living processes of the session that `leader` began (setsid(2))."""
     return [pid for pid in _living() if _session_of(pid) == leader]

@@ -71,6 +71,15 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(fields[0], int(fields[1])) if fields else None
 
 
+def name_of(pid: int) -> str:
+    """Return what ps shows as the process's name, empty if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def holds_for(probe: Callable[[], object], *, seconds: float, what: str = "") -> None:
     """Demand that `probe` stays true for `seconds`, for facts about what must not happen."""
     end_s = time.monotonic() + seconds

@@ -325,7 +325,11 @@ class Minder:
 
     def _stop_reason(self, status: ExitStatus) -> str:
         said = self._stop.reason if self._stop else ""
-        if self._ladder is not None and self._ladder.killing and status.signal_number == signal.SIGKILL:
+        if (
+            self._ladder is not None
+            and self._ladder.killing
+            and status.signal_number == signal.SIGKILL
+        ):
             return f"{said}; " * bool(said) + "killed when its grace was over"
         return said
 

@@ -69,6 +69,8 @@ class Pump:
         self.source = source
         self._stream = stream
         self._limit_bytes = segment_limit_bytes(limits.segment_bytes, limits.retention_bytes)
+        #: At which size the present segment is full.
+        self._full_at_bytes = self._limit_bytes
         self._retention_bytes = max(0, limits.retention_bytes - self._limit_bytes)
         self._is_pipe = True
         self._grown = False
@@ -102,7 +104,7 @@ class Pump:
             self._index = _TimeIndex(f"{self._stream}.idx")
         if self._file < 0 and not self._open_segment():
             return self._discard()
-        room = self._limit_bytes - self._segments[-1].size_bytes
+        room = self._full_at_bytes - self._segments[-1].size_bytes
         try:
             moved = self._move(min(room, _MOVE_BYTES))
         except BlockingIOError:
@@ -136,7 +138,8 @@ class Pump:
         except OSError:
             kept = os.lseek(self._file, 0, os.SEEK_CUR) - self._segments[-1].size_bytes
             self._account(kept)
-            self._gap_from = self.offset
+            if self._gap_from is None:
+                self._gap_from = self.offset
             self._note_discarded(len(data) - kept)
             raise
         return len(data)
@@ -154,7 +157,7 @@ class Pump:
         last = self._segments[-1]
         self._segments[-1] = Segment(last.offset, last.size_bytes + moved)
         self.offset += moved
-        if self._segments[-1].size_bytes >= self._limit_bytes:
+        if self._segments[-1].size_bytes >= self._full_at_bytes:
             self._rotate()
 
     def _record_gap(self, from_offset: int) -> None:
@@ -188,15 +191,19 @@ class Pump:
         if not self._open_segment():
             # Better a segment that is too long than bytes that are lost.
             self._file = full
-            self._limit_bytes += self._segments[-1].size_bytes
+            self._full_at_bytes = self._segments[-1].size_bytes + self._limit_bytes
             return
         os.close(full)
         for segment in droppable(self._segments, self._retention_bytes):
-            try:
-                os.unlink(segment_name(self._stream, segment.offset))
-            except FileNotFoundError:
-                pass
-            self._segments.remove(segment)
+            self._drop(segment)
+
+    def _drop(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        try:
+            os.unlink(segment_name(self._stream, segment.offset))
+        except OSError:
+            # Gone already, or on a disk that turned read-only: no reason to end the job.
+            return
 
     def _reopen(self, segment: Segment) -> None:
         self._file = os.open(segment_name(self._stream, segment.offset), os.O_WRONLY | os.O_CLOEXEC)
@@ -214,6 +221,7 @@ class Pump:
         except OSError:
             return False
         self._segments.append(Segment(self.offset, 0))
+        self._full_at_bytes = self._limit_bytes
         return True
 
     def _begin_gap(self) -> Progress:
@@ -222,7 +230,7 @@ class Pump:
             os.close(self._file)
             self._file = -1
         if self._segments and self._segments[-1].size_bytes == 0:
-            os.unlink(segment_name(self._stream, self._segments.pop().offset))
+            self._drop(self._segments[-1])
         if self._gap_from is None:
             self._gap_from = self.offset
         self._retry_at_ns = time.monotonic_ns() + _RETRY_NS
@@ -271,9 +279,18 @@ class _TimeIndex:
     """Appends (offset, wall time) now and then; losing it costs only --since and --timestamps."""
 
     def __init__(self, name: str) -> None:
+        self._file = -1
+        self._size_bytes = 0
+        self._last_ns: int | None = None
+        try:
+            self._open(name)
+        except OSError:
+            # No room for a new file, for example: the log goes on without its index.
+            return
+
+    def _open(self, name: str) -> None:
         self._file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size_bytes = os.fstat(self._file).st_size
-        self._last_ns: int | None = None
         torn = self._size_bytes % INDEX_ENTRY.size
         if torn:
             self._size_bytes -= torn

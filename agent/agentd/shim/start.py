@@ -68,7 +68,7 @@ class StartTalk:
 
     def hear_plan(self) -> Plan | None:
         """Wait for the plan; None if the leader ended without one."""
-        return plan.decode(self._socket.recv(_PACKET_BYTES))
+        return plan.decode(self._receive(0))
 
     def open_gate(self) -> None:
         """Let the leader go on; more than once does no harm."""
@@ -86,12 +86,20 @@ class StartTalk:
 
         """
         while True:
-            packet = self._socket.recv(_PACKET_BYTES, MSG_PEEK | MSG_DONTWAIT)
+            packet = self._receive(MSG_PEEK | MSG_DONTWAIT)
             if plan.decode(packet) is None:
                 break
             # The plan, unheard: the shim it was for was killed.
-            self._socket.recv(_PACKET_BYTES)
+            self._receive(0)
         if not packet:
             return None
         body = json.loads(packet)
         return StartError(body["step"], body["errno"], body["path"])
+
+    def _receive(self, flags: int) -> bytes:
+        try:
+            return self._socket.recv(_PACKET_BYTES, flags)
+        except ConnectionResetError:
+            # The leader went on without reading the gate that was opened a second time. The
+            # kernel says so once, and before what the leader itself had sent.
+            return self._socket.recv(_PACKET_BYTES, flags)

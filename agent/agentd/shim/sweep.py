@@ -6,7 +6,8 @@ import os
 import time
 from typing import NoReturn
 
-from agentd.errors import AgentError
+from agentd.core.job import ProcessId
+from agentd.errors import AgentError, RecordCorruptError
 from agentd.shim.ladder import Ladder
 from agentd.shim.tree import FoundTree
 from agentd.system import jobdir
@@ -30,12 +31,19 @@ def sweep(directory: str, grace_s: float) -> NoReturn:
 
 def _sweep(directory: str, grace_s: float) -> None:
     spec = jobdir.read_spec(directory)
-    record = jobdir.read_pid(directory)
     if spec is None:
         return
-    leader = record.leader if record is not None and record.boot_id == boot_id() else None
-    tree = FoundTree(spec.uid, leader)
+    tree = FoundTree(spec.uid, _leader(directory))
     ladder = Ladder(tree, boot_ns() + int(grace_s * _S))
     while tree.members():
         ladder.tick()
         time.sleep(_LOOK_S)
+
+
+def _leader(directory: str) -> ProcessId | None:
+    try:
+        record = jobdir.read_pid(directory)
+    except RecordCorruptError:
+        # Perhaps the very reason why the job is lost; the mark in the environment is enough.
+        return None
+    return record.leader if record is not None and record.boot_id == boot_id() else None

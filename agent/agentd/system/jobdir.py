@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 
-from agentd.core.job import FinalState, JobSpec
+from agentd.core.job import OUTPUT_KINDS, FinalState, JobSpec, OutputKind
 from agentd.system import records
 from agentd.system.crashpoint import reach
 from agentd.system.files import fsync_directory, write_all, write_durable
@@ -33,6 +33,14 @@ EXIT_ROOM_BYTES = 4096
 #: The pidfile, allocated at submit and overwritten in place; spaces mean: not begun.
 PID_ROOM_BYTES = 1024
 
+#: Which logs a job of each kind has, and so which may end in a hole.
+_END_MARKS: dict[OutputKind, tuple[str, ...]] = {
+    OutputKind.MERGED: ("out.end",),
+    OutputKind.SPLIT: ("out.end", "err.end"),
+    OutputKind.FILES: (),
+    OutputKind.TERMINAL: ("out.end",),
+}
+_READ_BYTES = 64 << 10
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -41,8 +49,13 @@ def _read(path: str) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read()
+    try:
+        parts = []
+        while part := os.read(descriptor, _READ_BYTES):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts)
 
 
 def create(directory: str, spec: JobSpec) -> None:
@@ -58,7 +71,7 @@ def create(directory: str, spec: JobSpec) -> None:
         os.posix_fallocate(descriptor, 0, EXIT_ROOM_BYTES)
     finally:
         os.close(descriptor)
-    for name in (PID, "out.end", "err.end"):
+    for name in (PID, *_END_MARKS[OUTPUT_KINDS[type(spec.output)]]):
         descriptor = os.open(f"{directory}/{name}", _CREATE, 0o600)
         try:
             # Spaces, not a hole: overwriting them later needs no new block.

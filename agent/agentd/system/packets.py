@@ -125,11 +125,11 @@ def receive(source: c_socket) -> tuple[Message | None, list[int]] | None:
     """
     room = CMSG_SPACE(_MAX_DESCRIPTORS * _INT_BYTES)
     try:
-        data, ancillary, _, _ = source.recvmsg(
-            MAX_PACKET_BYTES, room, MSG_CMSG_CLOEXEC
-        )
+        data, ancillary, _, _ = source.recvmsg(MAX_PACKET_BYTES, room, MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        return None
+        # The peer ended with something of ours unread. The kernel says so once, and before
+        # what the peer itself had sent (__skb_try_recv_datagram() in net/core/datagram.c).
+        data, ancillary, _, _ = source.recvmsg(MAX_PACKET_BYTES, room, MSG_CMSG_CLOEXEC)
     descriptors = array.array("i")
     for level, kind, body in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:

@@ -71,9 +71,7 @@ def look_at_exit(pid: int) -> Exit | None:
         return Exit(pid, _wait_status(info.si_code, info.si_status), ResourceUsage())
     info_bytes = ctypes.create_string_buffer(_SIGINFO_BYTES)
     rusage = ctypes.create_string_buffer(_RUSAGE.size)
-    while (
-        _libc.syscall(_waitid_number, int(os.P_PID), pid, info_bytes, options, rusage) != 0
-    ):
+    while _libc.syscall(_waitid_number, int(os.P_PID), pid, info_bytes, options, rusage) != 0:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))

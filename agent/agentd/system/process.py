@@ -60,7 +60,7 @@ def children(pid: int) -> list[int]:
         threads = os.listdir(f"/proc/{pid}/task")
         for thread in threads:
             with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
-                found.extend(int(word) for word in file.read(1 << 20).split())
+                found.extend(int(word) for word in file.read().split())
     except (FileNotFoundError, ProcessLookupError):
         # It ended while we looked: then its children are somebody else's by now.
         return found

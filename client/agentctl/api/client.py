@@ -15,7 +15,6 @@ from agentapi.v1.job_pb2 import Job as WireJob
 from agentctl.api.amounts import seconds_of, to_ns
 from agentctl.api.channel import Connection
 from agentctl.api.convert import event_from_wire, job_from_wire, state_to_wire, time_from_wire
-from agentctl.api.logs import LogQuery, read_log
 from agentctl.errors import (
     AmbiguousNameError,
     InvalidSpecError,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agentctl.api.draft import Draft, Text
+    from agentctl.api.logs import LogQuery
 
 _MAX_UINT64 = 2**64 - 1
 _MAX_PAGE = 1000
@@ -274,6 +274,8 @@ class Client:
 
         With `follow` it goes on until the job is over. `log_items` tells gaps and offsets.
         """
+        from agentctl.api.logs import LogQuery
+
         query = LogQuery(
             _checked_id(job_id),
             stderr=stderr,
@@ -282,12 +284,13 @@ class Client:
             tail_lines=tail_lines,
             since=since,
         )
-        query.check()
-        items = read_log(self._connection, query)
+        items = self.log_items(query)
         return (item.data for item in items if isinstance(item, Chunk))
 
     def log_items(self, query: LogQuery) -> Iterator[LogItem]:
         """Yield `Chunk` and `Gap` in order of offset, then one `Fin`."""
+        from agentctl.api.logs import read_log
+
         query.check()
         return read_log(self._connection, query)
 
@@ -376,7 +379,12 @@ class Client:
     def remove(self, job_id: int) -> None:
         """Delete a job that is over, its output included. Raises WrongStateError."""
         request = wire.RemoveJobRequest(idempotency_key=_new_key(), job_id=_checked_id(job_id))
-        self._connection.call(lambda stub: stub.RemoveJob, request)
+        try:
+            self._connection.call(lambda stub: stub.RemoveJob, request)
+        except JobNotFoundError as error:
+            # The agent was killed in the middle, and its successor finished what was begun.
+            if not error.asked_before:
+                raise
 
     def agent_info(self) -> AgentInfo:
         """Return who answered."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,7 +39,9 @@ class Settings:
         """Return the SDK's client for the chosen host. Raises HostUnreachableError."""
         import gc
 
-        from agentctl.api.client import Client
+        with _without("ssl"):
+            # gRPC imports asyncio, and that OpenSSL if it can: 6 ms for what is never used here.
+            from agentctl.api.client import Client
 
         # From here on a command may run for days.
         gc.freeze()
@@ -49,6 +52,20 @@ class Settings:
         """Raise InvalidSpecError if --json was given to a verb whose output is not a listing."""
         if self.json:
             raise InvalidSpecError(f"--json: {instead}")
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Within it, an import of this module fails unless it is loaded already."""
+    if module in sys.modules:
+        yield
+        return
+    # None makes `import` raise ImportError (sys.modules in the library reference).
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _keep_host(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -59,24 +59,25 @@ class LocalLink:
             return self._wait_or_start(time.monotonic() + patience_s)
 
     def _wait_or_start(self, deadline_s: float) -> str:
-        started = False
+        failure = TryAgainError(
+            "the agent does not answer yet; try again, or see: agentctl agent logs"
+        )
+        tried = False
         while True:
             path = self.answering_socket()
             if path is not None:
                 return path
-            if not started and not self.warden_lives():
+            if (tried or self.warden_lives()) and time.monotonic() > deadline_s:
+                raise failure
+            if not self.warden_lives():
                 if not self._start_agent:
                     raise AgentNotRunningError(
                         "no agent is running; start it with: agentctl agent start"
                     )
-                self._start()
-                started = True
-            elif time.monotonic() > deadline_s:
-                raise TryAgainError(
-                    "the agent does not answer yet; try again, or see: agentctl agent logs"
-                )
-            else:
-                time.sleep(_LOOK_EVERY_S)
+                # One that is killed while it starts is no reason to give up before the time.
+                failure = self._start() or failure
+                tried = True
+            time.sleep(_LOOK_EVERY_S)
 
     def warden_lives(self) -> bool:
         """Say whether some process holds the agent's lock."""
@@ -118,12 +119,16 @@ class LocalLink:
             return None
         return content.get(key) if isinstance(content, dict) else None
 
-    def _start(self) -> None:
+    def _start(self) -> TryAgainError | None:
+        """Start the agent; return why another try may do better. Raises HostUnreachableError."""
         code, complaint = _run_agent_start()
-        if code != 0 and self.answering_socket() is None:
-            why = complaint or f"it ended with exit code {code}"
-            kind = TryAgainError if code == EXIT_TRY_AGAIN else HostUnreachableError
-            raise kind(f"the agent did not start: {why}")
+        if code == 0 or self.answering_socket() is not None:
+            return None
+        why = complaint or f"it ended with exit code {code}"
+        message = f"the agent did not start: {why}"
+        if code == EXIT_TRY_AGAIN:
+            return TryAgainError(message)
+        raise HostUnreachableError(message)
 
 
 def _answers(path: str) -> bool:

@@ -69,6 +69,10 @@ class Board:
         """Return the job, if there is one."""
         return self._active.get(job_id) or self._store.get(job_id)
 
+    def newest(self, listed: JobInfo) -> JobInfo:
+        """Return a job of the index as it is now: on a full disk the index lags behind."""
+        return self._active.get(listed.spec.id, listed)
+
     def get(self, job_id: int) -> JobInfo:
         """Return the job. Raises JobNotFoundError."""
         info = self.find(job_id)

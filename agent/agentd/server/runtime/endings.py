@@ -1,8 +1,8 @@
 """The end of a job, from its exit record to the last trace of its being live.
 
-Ends are read in batches by one thread: under load one switch of threads serves many. Nothing
-is dropped: what cannot be read or indexed now is tried again, and after a crash the marker in
-live/ brings it back.
+An exit record that stands on disk is read and indexed at once. What takes longer, a record to
+be set aside or to be written, goes to a thread, in batches. Nothing is dropped: what cannot be
+read or indexed now is tried again, and after a crash the marker in live/ brings it back.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import replace
 
 import structlog
 
-from agentd.core.job import Cause, Ended, FinalState, Lost
+from agentd.core.job import Cause, Ended, FinalState, Lost, ProcessId
 from agentd.errors import AgentError, DiskFullError, RecordCorruptError
 from agentd.paths import Paths
 from agentd.server.runtime.board import Board, end_name
+from agentd.server.runtime.markers import remove_marker
 from agentd.system import clock, jobdir, process
 from agentd.system.crashpoint import reach
 from agentd.system.files import system_error
@@ -67,14 +68,22 @@ def _look_around(directory: str, final: FinalState) -> FinalState:
     if not isinstance(final, Lost) or final.surviving_pids or final.cause is Cause.REBOOT:
         return final
     try:
-        spec, record = jobdir.read_spec(directory), jobdir.read_pid(directory)
+        spec = jobdir.read_spec(directory)
     except RecordCorruptError:
         return final
     if spec is None:
         return final
-    alive = record is not None and record.boot_id == clock.boot_id()
-    leader = record.leader if record is not None and alive else None
-    return replace(final, surviving_pids=tuple(process.find_members(spec.uid, leader)))
+    found = process.find_members(spec.uid, _leader_in(directory))
+    return replace(final, surviving_pids=tuple(found))
+
+
+def _leader_in(directory: str) -> ProcessId | None:
+    try:
+        record = jobdir.read_pid(directory)
+    except RecordCorruptError:
+        # Often the very reason why the job is lost; the mark in the environment finds the rest.
+        return None
+    return record.leader if record is not None and record.boot_id == clock.boot_id() else None
 
 
 def set_aside(path: str) -> str:
@@ -93,17 +102,6 @@ def set_aside(path: str) -> str:
         # A file system without hard links.
         os.rename(path, aside)
     return aside
-
-
-def remove_marker(paths: Paths, job_id: int) -> None:
-    """Take the job out of live/: recovery need not look at it again."""
-    try:
-        os.unlink(f"{paths.live}/{job_id}")
-    except FileNotFoundError:
-        # A crash between this and the index left it removed already.
-        pass
-    except OSError as error:
-        _log.error("job.marker_stays", job_id=job_id, error=str(error))
 
 
 class Endings:
@@ -141,7 +139,9 @@ class Endings:
     async def work_off(self) -> None:
         """Read and index what waits now."""
         self._work.clear()
-        batch, self._waiting = self._waiting, {}
+        batch, self._waiting = self._index_plain(self._waiting), {}
+        if not batch:
+            return
         self._busy = frozenset(batch)
         try:
             loop = asyncio.get_running_loop()
@@ -150,6 +150,24 @@ class Endings:
                 self._index(job_id, end, batch[job_id])
         finally:
             self._busy = frozenset()
+
+    def _index_plain(self, batch: Mapping[int, FinalState | None]) -> dict[int, FinalState | None]:
+        """Index every end that stands on disk and return the rest, which takes longer."""
+        rest: dict[int, FinalState | None] = {}
+        for job_id, proposed in batch.items():
+            end = self._read(job_id)
+            if end is None:
+                rest[job_id] = proposed
+            else:
+                self._index(job_id, end, proposed)
+        return rest
+
+    def _read(self, job_id: int) -> FinalState | None:
+        # A few hundred bytes that were written a moment ago: a thread for them costs more.
+        try:
+            return jobdir.read_exit(self._paths.job(job_id))
+        except (RecordCorruptError, OSError):
+            return None
 
     def _settle_all(
         self, batch: Mapping[int, FinalState | None]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from agentd.core.job import JobSpec
 from agentd.paths import Paths
+from agentd.server.runtime.markers import make_marker
 from agentd.server.runtime.model import Defaults, JobDraft
 from agentd.server.runtime.validate import validate
 from agentd.system import clock, jobdir
@@ -32,18 +33,13 @@ def make_job(
     validate(draft)
     spec = fill_in(draft, defaults, next_id())
     try:
-        _make_marker(paths, spec.id)
+        make_marker(paths, spec.id)
         jobdir.create(paths.job(spec.id), spec)
         fsync_directory(paths.jobs)
     except OSError as error:
         unmake_job(paths, spec.id)
         raise system_error("make the job's directory", error) from error
     return spec
-
-
-def _make_marker(paths: Paths, job_id: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    os.close(os.open(f"{paths.live}/{job_id}", flags, 0o600))
 
 
 def unmake_job(paths: Paths, job_id: int) -> None:

@@ -34,8 +34,9 @@ from agentd.paths import Paths
 from agentd.server.runtime import dossier, removal
 from agentd.server.runtime.board import Board
 from agentd.server.runtime.dossier import Dossier
-from agentd.server.runtime.endings import Endings, remove_marker
+from agentd.server.runtime.endings import Endings
 from agentd.server.runtime.making import unmake_job
+from agentd.server.runtime.markers import remove_marker
 from agentd.server.runtime.messages import proposed_end
 from agentd.server.runtime.rebuild import placeholder
 from agentd.server.runtime.store import Note, Store

@@ -34,13 +34,20 @@ _INSERT_JOB = (
     "INSERT INTO jobs (id, key, name, active, kind, state, summary, grace_s, event_seq)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_UPDATE_JOB = "UPDATE jobs SET active = ?, kind = ?, state = ?, event_seq = ? WHERE id = ?"
+_UPDATE_JOB = "UPDATE jobs SET kind = ?, state = ?, event_seq = ? WHERE id = ?"
+# Apart from the other, which leaves the indexes by `active` alone.
+_FINISH_JOB = "UPDATE jobs SET active = 0, kind = ?, state = ?, event_seq = ? WHERE id = ?"
 _INSERT_LABEL = "INSERT OR IGNORE INTO labels (key, value, job_id) VALUES (?, ?, ?)"
 _INSERT_EVENT = (
     "INSERT INTO events (seq, at_ns, job_id, event, detail, kind, state, summary)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_KEY = "INSERT OR IGNORE INTO done_keys (key, job_id) VALUES (?, ?)"
+_SELECT_DONE = "SELECT job_id FROM done_keys WHERE key = ?1"
+_SELECT_SUBMIT = (
+    "SELECT id FROM jobs WHERE key = ?1"
+    " UNION ALL SELECT job_id FROM done_keys WHERE key = ?1 LIMIT 1"
+)
 _SELECT_EVENTS = (
     "SELECT e.seq, e.at_ns, e.event, e.detail, e.job_id, e.kind, e.state,"
     " coalesce(e.summary, j.summary) AS text FROM events e LEFT JOIN jobs j ON j.id = e.job_id"
@@ -69,6 +76,10 @@ def job_from_row(row: JobRow) -> JobInfo:
     )
 
 
+def _encoded(state: State) -> tuple[str, str]:
+    return codec.STATE_NAMES[type(state)], codec.encode_state(state)
+
+
 def insert_job(connection: sqlite3.Connection, spec: JobSpec, state: State, seq: int) -> JobInfo:
     """Add a row and its labels, inside the caller's transaction."""
     info = JobInfo(codec.summary_of(spec), state, seq)
@@ -79,8 +90,7 @@ def insert_job(connection: sqlite3.Connection, spec: JobSpec, state: State, seq:
             spec.idempotency_key or None,
             spec.name,
             not is_final(state),
-            codec.STATE_NAMES[type(state)],
-            codec.encode_state(state),
+            *_encoded(state),
             codec.encode_summary(info.spec),
             spec.grace_s,
             seq,
@@ -181,7 +191,7 @@ class Store:
         with self._transaction() as connection:
             last = notes[-1]
             info = insert_job(connection, spec, last.state, self._last_seq + len(notes))
-            events = [self._insert_event(info.spec, note, None) for note in notes]
+            events = [self._insert_event(info.spec, note, _encoded(note.state)) for note in notes]
             self._total += 1
         self._tail.extend(events)
         return events[-1].job
@@ -195,10 +205,10 @@ class Store:
 
         """
         with self._transaction() as connection:
-            event = self._insert_event(job, note, None)
-            state = note.state
-            row = (not is_final(state), codec.STATE_NAMES[type(state)], codec.encode_state(state))
-            connection.execute(_UPDATE_JOB, (*row, event.seq, job.id))
+            encoded = _encoded(note.state)
+            event = self._insert_event(job, note, encoded)
+            update = _FINISH_JOB if is_final(note.state) else _UPDATE_JOB
+            connection.execute(update, (*encoded, event.seq, job.id))
             self._insert_key(key, job.id)
         self._tail.append(event)
         return event.job
@@ -217,19 +227,22 @@ class Store:
             for table in ("DELETE FROM labels", "DELETE FROM events"):
                 connection.execute(f"{table} WHERE job_id = ?", (job_id,))
             connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-            event = self._insert_event(info.spec, note, codec.encode_summary(info.spec))
+            summary = codec.encode_summary(info.spec)
+            event = self._insert_event(info.spec, note, _encoded(note.state), summary)
             for key in (*keys, *(row or ())):
                 self._insert_key(key, job_id)
             if row is not None:
                 self._total -= 1
         self._tail.append(event)
 
-    def _insert_event(self, job: JobSummary, note: Note, summary: str | None) -> Event:
+    def _insert_event(
+        self, job: JobSummary, note: Note, encoded: tuple[str, str], summary: str | None = None
+    ) -> Event:
         self._last_seq += 1
         seq = self._last_seq
-        kind, state = codec.STATE_NAMES[type(note.state)], codec.encode_state(note.state)
         self._connection.execute(
-            _INSERT_EVENT, (seq, note.at_ns, job.id, note.event, note.detail, kind, state, summary)
+            _INSERT_EVENT,
+            (seq, note.at_ns, job.id, note.event, note.detail, *encoded, summary),
         )
         if seq % _PRUNE_EVERY == 0:
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (seq - KEPT_EVENTS,))
@@ -249,11 +262,11 @@ class Store:
 
     def find_submit(self, key: str) -> int | None:
         """Return the job that was submitted under this key, removed ones included."""
-        return self._find("SELECT id FROM jobs WHERE key = ?", key) or self.find_done(key)
+        return self._find(_SELECT_SUBMIT, key)
 
     def find_done(self, key: str) -> int | None:
         """Return the job on which something was done under this key."""
-        return self._find("SELECT job_id FROM done_keys WHERE key = ?", key)
+        return self._find(_SELECT_DONE, key)
 
     def _find(self, query: str, key: str) -> int | None:
         if not key:

@@ -10,6 +10,7 @@ crash, and `recover` says what then follows.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from enum import Enum
 
 import structlog
@@ -220,7 +221,10 @@ class Supervisor:
 
     def list(self, query: JobQuery) -> JobPage:
         """Return one page of a listing, newest first."""
-        return listing.list_jobs(self._store, query)
+        page = listing.list_jobs(self._store, query)
+        jobs = map(self._board.newest, page.jobs)
+        wanted = tuple(j for j in jobs if not query.states or type(j.state) in query.states)
+        return replace(page, jobs=wanted)
 
     def counts(self) -> tuple[int, int]:
         """Return how many jobs are not over, and how many there are."""

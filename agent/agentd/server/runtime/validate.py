@@ -32,7 +32,8 @@ MAX_UMASK = 0o777
 #: What a shell calls "command not found" has no PATH to search without one (execvp(3)).
 DEFAULT_PATH = "/bin:/usr/bin"
 
-_POINTER_BYTES = 8
+#: The kernel counts every string with its NUL and a pointer to it (execve(2)).
+_EXTRA_BYTES = 1 + 8
 
 
 def validate(draft: JobDraft) -> None:
@@ -42,9 +43,7 @@ def validate(draft: JobDraft) -> None:
         InvalidSpecError: The first field that is wrong, and what it may hold.
 
     """
-    _check_argv(draft)
-    _check_environment(draft)
-    _check_exec_size(draft)
+    _check_exec_size(_check_argv(draft) + _check_environment(draft))
     _check_names(draft)
     _check_numbers(draft)
     _check_cwd(draft.cwd)
@@ -58,14 +57,19 @@ def _refuse_nul(text: str, field: str) -> None:
         raise InvalidSpecError(f"{field} holds a NUL byte; no program can be given one")
 
 
-def _check_argv(draft: JobDraft) -> None:
+def _check_argv(draft: JobDraft) -> int:
+    """Return how much of the kernel's limit the arguments take."""
     if not draft.argv:
         raise InvalidSpecError("argv is empty; name a program to run")
     if not draft.argv[0]:
         raise InvalidSpecError("argv[0] is empty; name a program to run")
+    total_bytes = 0
     for index, argument in enumerate(draft.argv):
         _refuse_nul(argument, f"argv[{index}]")
-        _check_string(len(os.fsencode(argument)), f"argv[{index}]")
+        size_bytes = len(os.fsencode(argument))
+        _check_string(size_bytes, f"argv[{index}]")
+        total_bytes += size_bytes + _EXTRA_BYTES
+    return total_bytes
 
 
 def _check_string(size_bytes: int, field: str) -> None:
@@ -76,19 +80,20 @@ def _check_string(size_bytes: int, field: str) -> None:
         )
 
 
-def _check_environment(draft: JobDraft) -> None:
+def _check_environment(draft: JobDraft) -> int:
+    """Return how much of the kernel's limit the environment takes."""
+    total_bytes = 0
     for name, value in draft.environment.items():
         if not name or "=" in name or "\0" in name:
             raise InvalidSpecError(f"environment: {name!r} is no name (not empty, no '=', no NUL)")
         _refuse_nul(value, f"environment: the value of {name}")
         size_bytes = len(os.fsencode(name)) + 1 + len(os.fsencode(value))
         _check_string(size_bytes, f"environment: {name}")
+        total_bytes += size_bytes + _EXTRA_BYTES
+    return total_bytes
 
 
-def _check_exec_size(draft: JobDraft) -> None:
-    # The kernel counts every string with its NUL and a pointer to each (execve(2)).
-    strings = (*draft.argv, *(f"{name}={value}" for name, value in draft.environment.items()))
-    total_bytes = sum(len(os.fsencode(text)) + 1 + _POINTER_BYTES for text in strings)
+def _check_exec_size(total_bytes: int) -> None:
     limit_bytes = exec_limit_bytes()
     if total_bytes > limit_bytes:
         raise InvalidSpecError(
