@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from agentd.core.job import Cause, Ended, FinalState, Lost, StartFailed
 from agentd.core.ending import signal_name
+from agentd.core.job import Cause, Ended, FinalState, JobSpec, Lost, StartFailed
 from agentd.system import jobdir
 from tests.helpers.agent import Agent
 from tests.helpers.wait import name_of, wait_until
@@ -35,6 +35,13 @@ def listed(agent: Agent) -> dict[int, dict[str, Any]]:
 def record_of(agent: Agent, job_id: int) -> FinalState | None:
     """Return the job's exit record."""
     return jobdir.read_exit(f"{agent.state_dir}/jobs/{job_id}")
+
+
+def spec_of(agent: Agent, job_id: int) -> JobSpec:
+    """Return what was asked for. Raises AssertionError: there is no such job."""
+    spec = jobdir.read_spec(f"{agent.state_dir}/jobs/{job_id}")
+    assert spec is not None, f"job {job_id} has no spec"
+    return spec
 
 
 def agrees(job: dict[str, Any], record: FinalState | None) -> bool:

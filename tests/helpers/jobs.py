@@ -63,6 +63,22 @@ def fork_while_stopped(pid_file: str) -> tuple[str, ...]:
     return _argv("fork-on-term", pid_file)
 
 
+def hopper(pid_file: str, chains: int = 6) -> tuple[str, ...]:
+    """Return a job that is never the same processes: each forks its successor and exits.
+
+    They ignore SIGTERM; half of the chains leave the session too. The leader notes its pid and sleeps.
+    """
+    return _argv("hop", pid_file, str(chains))
+
+
+def term_counter(term_file: str, ready_file: str) -> tuple[str, ...]:
+    """Return a job that writes a checkpoint at SIGTERM, which takes half a second.
+
+    It and a child of its session append a line to `term_file` for each SIGTERM; exits with 4.
+    """
+    return _argv("count-term", term_file, ready_file)
+
+
 def exits(code: int) -> tuple[str, ...]:
     """Return a job that exits with `code` at once."""
     return ("/bin/sh", "-c", f"exit {code}")
@@ -151,12 +167,43 @@ def _fork_on_term(pid_file: str) -> None:
         time.sleep(60)
 
 
+def _hop(pid_file: str, chains: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in range(int(chains)):
+        if os.fork() == 0:
+            while True:
+                if number % 2:
+                    os.setsid()
+                time.sleep(0.002)
+                if os.fork():
+                    os._exit(0)
+    _note_pid(pid_file)
+    while True:
+        time.sleep(60)
+
+
+def _count_term(term_file: str, ready_file: str) -> None:
+    signal.signal(signal.SIGTERM, lambda _number, _frame: _note_pid(term_file))
+    _note_pid(ready_file)
+    if os.fork() == 0:
+        os.setsid()
+        _note_pid(ready_file)
+    while not read_pids(term_file):
+        signal.pause()
+    end_s = time.monotonic() + 0.5
+    while time.monotonic() < end_s:
+        time.sleep(0.05)
+    sys.exit(4)
+
+
 _PROGRAMS: dict[str, Callable[..., None]] = {
     "print": _print,
     "sleep": _sleep,
     "ignore-term": _ignore_term,
     "escape": _escape,
     "fork-on-term": _fork_on_term,
+    "hop": _hop,
+    "count-term": _count_term,
 }
 
 if __name__ == "__main__":

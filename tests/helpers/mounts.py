@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -55,12 +56,23 @@ def set_read_only(path: str, read_only: bool) -> None:  # noqa: FBT001  # the wo
 def fill(path: str, *, leave_bytes: int = 0) -> str:
     """Fill the file system of `path` but for `leave_bytes`; return the file that does it."""
     ballast = f"{path}/ballast"
-    free = os.statvfs(path)
-    size_bytes = free.f_bavail * free.f_frsize - leave_bytes
-    if size_bytes > 0:
-        descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, size_bytes)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        wait_until(lambda: _take_room(descriptor, leave_bytes), what=f"{path} is full")
+    finally:
+        os.close(descriptor)
     return ballast
+
+
+def _take_room(descriptor: int, leave_bytes: int) -> bool:
+    room = os.fstatvfs(descriptor)
+    size_bytes = room.f_bavail * room.f_frsize - leave_bytes
+    if size_bytes <= 0:
+        return True
+    try:
+        os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, size_bytes)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    # Somebody else may have taken or given room meanwhile.
+    return False

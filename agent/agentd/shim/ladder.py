@@ -33,7 +33,7 @@ class Ladder:
             self.wake_at_ns = min(self.wake_at_ns, kill_at_ns)
 
     def tick(self) -> None:
-        """Do what is due. Processes the kernel cannot end yet (state D) are tried ever less often."""
+        """Do what is due; processes that cannot end yet (state D) are tried ever less often."""
         now_ns = boot_ns()
         if now_ns < self.wake_at_ns:
             return

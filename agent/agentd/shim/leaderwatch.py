@@ -49,7 +49,7 @@ class OwnLeader:
 class ForeignLeader:
     """Somebody else's child. The warden tells, if it is the parent; else a new kernel may know."""
 
-    def __init__(self, leader: ProcessId, parent_is_warden: bool) -> None:
+    def __init__(self, leader: ProcessId, *, parent_is_warden: bool) -> None:
         """Open a pidfd while the leader, living or zombie, still has its pid."""
         self._leader = leader
         self._told: Exit | None = None

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from agentd.core.contract import Adopted
-from agentd.core.job import OutputKind
-from agentd.errors import AgentError
+from agentd.core.job import Cause, Lost, OutputKind
+from agentd.errors import AgentError, RecordCorruptError
 from agentd.shim import leader, plan
 from agentd.shim.channels import ReadEnds, find_again, open_channels
 from agentd.shim.control import Control
@@ -27,10 +27,12 @@ from agentd.shim.leaderwatch import ForeignLeader, OwnLeader
 from agentd.shim.minder import Minder, Parts
 from agentd.shim.start import StartTalk
 from agentd.shim.tree import FoundTree, OwnTree
-from agentd.system import jobdir, locks
+from agentd.system import jobdir, locks, process
+from agentd.system.clock import wall_ns
 from agentd.system.crashpoint import reach
 from agentd.system.files import keep_only
 from agentd.system.prctl import become_subreaper
+from agentd.system.records import PidRecord
 
 _FAILED = 70
 
@@ -122,8 +124,14 @@ def _take_over(rescue: Rescue, lock: int, control: c_socket) -> Minder | None:
     # The killed shim's lock lives on in a leader that has not yet made its pidfile durable.
     locks.wait_for_lock(lock)
     record = jobdir.read_pid(".")
-    spec = jobdir.read_spec(".")
-    if record is None or spec is None or jobdir.read_exit(".") is not None:
+    if record is None or jobdir.read_exit(".") is not None:
+        return None
+    try:
+        spec = jobdir.read_spec(".")
+    except RecordCorruptError:
+        spec = None
+    if spec is None:
+        _record_as_lost(record)
         return None
     reach("rescue.locked")
     named = rescue.descriptors
@@ -142,7 +150,7 @@ def _take_over(rescue: Rescue, lock: int, control: c_socket) -> Minder | None:
         ends,
         Control(epoll, control),
         epoll,
-        ForeignLeader(record.leader, rescue.parent_is_warden),
+        ForeignLeader(record.leader, parent_is_warden=rescue.parent_is_warden),
         tree,
         talk,
     )
@@ -150,3 +158,11 @@ def _take_over(rescue: Rescue, lock: int, control: c_socket) -> Minder | None:
     minder.resume()
     parts.control.send(control, Adopted(minder.view(), tuple(ends.named())), ends.named())
     return minder
+
+
+def _record_as_lost(record: PidRecord) -> None:
+    """Say that nobody can mind this job; its leader stays visible if it runs."""
+    reason = "its shim was killed, and without a readable spec.json no other can mind it"
+    survivors = (record.leader.pid,) if process.is_alive(record.leader) else ()
+    lost = Lost(wall_ns(), Cause.UNKNOWN, reason, record.started_at_ns, survivors)
+    jobdir.write_exit(".", lost)

@@ -12,6 +12,7 @@ import os
 import resource
 import select
 import signal
+import sys
 from _socket import socket as c_socket
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ from agentd.core.job import (
     ResourceUsage,
     StartFailed,
 )
+from agentd.errors import RecordCorruptError
 from agentd.shim.channels import ReadEnds
 from agentd.shim.control import Control
 from agentd.shim.ladder import Ladder
@@ -107,7 +109,11 @@ class Minder:
         for pump in self._pumps.values():
             pump.resume()
         self._paused = process.is_stopped(self._plan.leader_pid)
-        self._stop = jobdir.read_stop(".")
+        try:
+            self._stop = jobdir.read_stop(".")
+        except RecordCorruptError as error:
+            # It costs the cause of the end, not the end.
+            print(f"shim of job {self._plan.job_id}: {error}", file=sys.stderr)  # noqa: T201  # its only log
         if self._stop is not None:
             self._ladder = Ladder(self._tree, self._stop.kill_at_boot_ns)
 

@@ -26,6 +26,8 @@ class MindedJob:
     pending: list[Message] = field(default_factory=list)
     #: How often a shim was asked for.
     launches: int = 0
+    #: How often a rescue shim was asked for since one spoke.
+    rescues: int = 0
     #: How often the job was looked at since a shim last spoke.
     looks: int = 0
     #: Whether the present shim is a rescue shim.

@@ -37,8 +37,8 @@ from agentd.warden.loop import Loop
 from agentd.warden.minded import MindedJob, starting_view
 from agentd.warden.spawner import Spawner
 
-#: A job whose shim dies this often before its leader began is not tried again.
-_LAUNCHES_AT_MOST = 10
+#: A job whose shims die this often before they say a word is not tried again.
+_SHIMS_AT_MOST = 10
 #: A job nobody minds is looked at again after so long, doubled each time.
 _FIRST_LOOK_S = 0.001
 _LONGEST_LOOK_S = 0.2
@@ -174,7 +174,7 @@ class Shims:
 
     def _launch(self, job: MindedJob) -> None:
         """Have the job started; nothing of it has run."""
-        if job.launches >= _LAUNCHES_AT_MOST:
+        if job.launches >= _SHIMS_AT_MOST:
             reason = "its shim ended before the program began, several times"
             self._tell(Refused(job.job_id, Launch.__name__, reason))
             self._forget(job)
@@ -233,6 +233,7 @@ class Shims:
                 job.view = message.view
                 job.replace_descriptors(dict(zip(message.descriptors, descriptors, strict=False)))
                 if job.rescued:
+                    job.rescues = 0
                     self._send_word(job)
                     if first_word:
                         self._tell(ShimReplaced(job.job_id, message.view.shim_pid))
@@ -259,6 +260,10 @@ class Shims:
     # A shim that was killed.
 
     def _rescue(self, job: MindedJob) -> None:
+        if job.rescues >= _SHIMS_AT_MOST:
+            self._tell(JobGone(job.job_id, rebooted=False))
+            self._forget(job)
+            return
         ours = self._is_our_child(job.view.leader_pid)
         if ours:
             self._leaders[job.view.leader_pid] = job.job_id
@@ -267,6 +272,7 @@ class Shims:
         taken = self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
         theirs.close()
         if taken:
+            job.rescues += 1
             self._attend(job, mine)
         else:
             mine.close()

@@ -144,6 +144,9 @@ class Warden:
     def _drain(self) -> None:
         if self._drain_until_s is not None:
             return
+        if self._owes_hello:
+            # It waits for its first word: the end of the line is one too.
+            self._close_channel()
         self._tell(Drain())
         self._server.give_up()
         self._drain_until_s = time.monotonic() + _DRAIN_S

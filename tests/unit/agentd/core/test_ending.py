@@ -28,7 +28,10 @@ TABLE: dict[str, tuple[ExitStatus, tuple[Cause, str] | None, frozenset[int], tup
     "it crashed": (DUMPED, None, NONE, BY_ITSELF),
     "somebody killed it": (KILLED, None, NONE, BY_ITSELF),
     "by the signal that was sent": (
-        TERMINATED, None, TERM, (Cause.USER, "ended by SIGTERM as the user asked")
+        TERMINATED,
+        None,
+        TERM,
+        (Cause.USER, "ended by SIGTERM as the user asked"),
     ),
     "by another one than was sent": (KILLED, None, TERM, BY_ITSELF),
     "it handled the signal and exited": (FAILED, None, TERM, BY_ITSELF),

@@ -13,7 +13,6 @@ from agentd.core.job import OutputKind, ProcessId
 from agentd.shim import channels
 from agentd.shim.channels import JobEnds, ReadEnds
 from agentd.system.records import PidRecord
-from tests.helpers.wait import wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated
 
 Ends = tuple[ReadEnds, JobEnds]
@@ -154,6 +153,7 @@ def test_a_job_whose_readers_were_all_killed_writes_on_and_is_found_again(
     def work() -> None:
         be_a_job(ends)
         os.write(1, b"before ")
+        os.write(tell, b"!")
         os.read(go, 1)
         os.write(1, b"alone ")
         os.write(2, b"error ")
@@ -163,7 +163,8 @@ def test_a_job_whose_readers_were_all_killed_writes_on_and_is_found_again(
 
     job = fork(work)
     theirs.close()
-    wait_until(lambda: os.read(ours.out, 7) == b"before ", what="the job at work")
+    os.read(told, 1)
+    assert os.read(ours.out, 100) == b"before "
     for descriptor in ours.named().values():
         os.close(descriptor)
     os.write(let_go, b"!")

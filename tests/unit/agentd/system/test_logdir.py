@@ -38,9 +38,16 @@ def test_each_stream_has_its_own_segments(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["out-1.log", "out-00000000000000000001.log.tmp", "xout-00000000000000000001.log",
-     "out-0000000000000000000a.log", "out.idx", "out.end", "OUT-00000000000000000001.log",
-     "out-00000000000000000001.log\n"],
+    [
+        "out-1.log",
+        "out-00000000000000000001.log.tmp",
+        "xout-00000000000000000001.log",
+        "out-0000000000000000000a.log",
+        "out.idx",
+        "out.end",
+        "OUT-00000000000000000001.log",
+        "out-00000000000000000001.log\n",
+    ],
 )
 def test_what_is_not_named_like_a_segment_is_none(tmp_path: Path, name: str) -> None:
     """Other files of the directory, and what a user put there."""

@@ -88,9 +88,7 @@ def test_a_look_tells_the_status_that_wait_will_tell(
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_a_core_file_is_told(
-    raw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_core_file_is_told(raw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag is there exactly when the kernel wrote one."""
     monkeypatch.chdir(tmp_path)
     if not raw:
@@ -106,9 +104,7 @@ def test_a_core_file_is_told(
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_a_look_at_a_living_child_tells_nothing(
-    raw: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_look_at_a_living_child_tells_nothing(raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped and continued it lives as well."""
     if not raw:
         monkeypatch.setattr(prctl, "_waitid_number", None)
@@ -136,9 +132,7 @@ def test_a_look_reaps_nothing() -> None:
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_only_our_own_children_can_be_looked_at(
-    raw: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_our_own_children_can_be_looked_at(raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reaped one is none any more, and a stranger never was."""
     if not raw:
         monkeypatch.setattr(prctl, "_waitid_number", None)
