@@ -12,9 +12,12 @@ from typing import NoReturn
 from agentd import __version__
 from agentd.errors import AgentError, AlreadyRunningError
 from agentd.paths import Paths, default_paths, prepare
+from agentd.system.files import keep_only
 
 _READY_WITHIN_S = 20.0
 _POLL_S = 0.01
+#: What stderr.log may hold when an agent starts; hardly anything is ever written there.
+_STDERR_LOG_BYTES = 1 << 20
 _REFUSED = 1
 _TRY_AGAIN = 75
 
@@ -31,7 +34,10 @@ def main() -> int:
                 return _run(paths)
             case _:
                 from agentd.server import main as server  # noqa: PLC0415  # warden and shims never import gRPC
+                from agentd.system.prctl import die_with_parent  # noqa: PLC0415  # of the server alone
 
+                # One that is frozen would keep socket and index from the next warden's server.
+                die_with_parent()
                 return server.run(paths, arguments.warden_fd)
     except AgentError as error:
         return _refuse(str(error))
@@ -63,14 +69,23 @@ def _run(paths: Paths) -> int:
 
 
 def _forget_job() -> None:
-    """An agent that a job starts belongs to the user, not to that job."""
-    for name in [name for name in os.environ if name.startswith("AGENTCTL_JOB_")]:
+    """Start over without the marks of a job: an agent that a job starts belongs to the user.
+
+    Deleting them is not enough: /proc/PID/environ keeps what a process was executed with.
+    """
+    marks = [name for name in os.environ if name.startswith("AGENTCTL_JOB_")]
+    if not marks:
+        return
+    for name in marks:
         del os.environ[name]
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _start(paths: Paths) -> int:
     from agentd.warden import main as warden  # noqa: PLC0415  # the server needs none of it
 
+    # The agent outlives its caller, whose pipes and locks must not live on in it.
+    keep_only(())
     prepare(paths)
     _forget_job()
     try:
@@ -134,7 +149,10 @@ class _Announcement:
 def _detach(paths: Paths) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    log = os.open(f"{paths.log_dir}/stderr.log", flags, 0o600)
+    path = f"{paths.log_dir}/stderr.log"
+    if os.path.exists(path) and os.path.getsize(path) > _STDERR_LOG_BYTES:
+        os.rename(path, f"{path}.1")
+    log = os.open(path, flags, 0o600)
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)

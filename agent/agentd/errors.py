@@ -7,7 +7,10 @@ what to do next, and never hold environment values.
 
 from __future__ import annotations
 
-from typing import ClassVar
+# Not from typing: every shim is forked with what its modules import (see shim.spawning).
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class AgentError(Exception):

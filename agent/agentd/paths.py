@@ -90,9 +90,13 @@ def prepare(paths: Paths) -> None:
     """Make and check every directory the agent needs.
 
     Raises:
-        UnsafeDirectoryError: One is not ours alone, or the socket path is too long.
+        UnsafeDirectoryError: One is not ours alone, or a path is too long or not absolute.
 
     """
+    for path in (paths.state_dir, paths.runtime_dir, paths.config_file):
+        if not os.path.isabs(path):
+            # Warden and server work in /, clients elsewhere: they would not mean the same place.
+            raise UnsafeDirectoryError(f"{path!r} is not an absolute path; set one that is")
     if len(os.fsencode(paths.socket)) > MAX_SOCKET_PATH_BYTES:
         raise UnsafeDirectoryError(
             f"the socket path {paths.socket} is longer than {MAX_SOCKET_PATH_BYTES} bytes; "

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client
+    from agentctl.api.logs import LogQuery
     from agentctl.errors import (
         AgentctlError,
         AgentNotRunningError,
         AmbiguousNameError,
         ApiLevelMismatchError,
+        ClientClosedError,
         DiskFullError,
         HostUnreachableError,
         InvalidSpecError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         ResourceExhaustedError,
         TryAgainError,
         WaitTimeoutError,
+        WrongAgentError,
         WrongStateError,
     )
     from agentctl.model import (
@@ -47,6 +50,7 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "Client": "agentctl.api.client",
+    "LogQuery": "agentctl.api.logs",
     **dict.fromkeys(
         (
             "AgentInfo",
@@ -69,6 +73,7 @@ _HOME_OF = {
             "AgentctlError",
             "AmbiguousNameError",
             "ApiLevelMismatchError",
+            "ClientClosedError",
             "DiskFullError",
             "HostUnreachableError",
             "InvalidSpecError",
@@ -76,6 +81,7 @@ _HOME_OF = {
             "ResourceExhaustedError",
             "TryAgainError",
             "WaitTimeoutError",
+            "WrongAgentError",
             "WrongStateError",
         ),
         "agentctl.errors",
@@ -91,6 +97,7 @@ __all__ = [
     "Cause",
     "Chunk",
     "Client",
+    "ClientClosedError",
     "DiskFullError",
     "Event",
     "Fin",
@@ -101,11 +108,13 @@ __all__ = [
     "Job",
     "JobNotFoundError",
     "JobState",
+    "LogQuery",
     "LogTime",
     "OutputKind",
     "ResourceExhaustedError",
     "TryAgainError",
     "WaitTimeoutError",
+    "WrongAgentError",
     "WrongStateError",
     "__version__",
 ]

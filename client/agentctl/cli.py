@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import click
 
-from agentctl.commands.base import SHARED_OPTIONS, Settings
+from agentctl.commands.base import SHARED_OPTIONS, Settings, flush
 from agentctl.errors import EXIT_INTERNAL, EXIT_REFUSED, AgentctlError
+from agentctl.words import told
 
 #: Set by the completion scripts: what is to be completed.
 COMPLETE_VARIABLE = "_AGENTCTL_COMPLETE"
@@ -78,6 +79,18 @@ class VerbGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Do as click, and say which verb may have been meant."""
+        if args and args[0] not in VERBS and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            meant = get_close_matches(args[0], VERBS, n=1)
+            hint = f"; did you mean {meant[0]!r}?" if meant else ""
+            ctx.fail(f"there is no verb {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         """Write the verbs by section without loading any."""
         width = max(map(len, VERBS))
@@ -103,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _tolerate_any_text()
     try:
         code = _run(arguments)
-        _flush()
+        flush()
     except BrokenPipeError:
         code = _SIGPIPE_STATUS
     except KeyboardInterrupt:
@@ -119,14 +132,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _dispatch(sys.argv[1:] if arguments is None else list(arguments))
+        return _dispatch(list(words))
     except click.exceptions.NoArgsIsHelpError as error:
         # The whole help, as asked for by giving nothing.
         click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.UsageError as error:
-        return _complain(_usage_text(error), error.exit_code)
+        return _complain(_usage_text(error, words), error.exit_code)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except AgentctlError as error:
@@ -159,10 +173,22 @@ def _dispatch(arguments: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage_text(error: click.UsageError) -> str:
-    text = error.format_message()
-    path = error.ctx.command_path if error.ctx is not None else "agentctl"
-    return f"{text.rstrip('.')}; see: {path} --help"
+def _usage_text(error: click.UsageError, arguments: Sequence[str]) -> str:
+    text = error.format_message().rstrip(".")
+    # Click's own "No such option '--nam'. (Did you mean '--name'?)".
+    text = text.replace(". (Did you mean", " (did you mean").replace(
+        ". Did you mean", "; did you mean"
+    )
+    text = text.replace("a valid integer range", "a whole number")
+    link = "" if text.endswith("?") else ";"
+    path = error.ctx.command_path if error.ctx is not None else _path_of(arguments)
+    return f"{text}{link} see: {path} --help"
+
+
+def _path_of(arguments: Sequence[str]) -> str:
+    # Click forgets the verb of an option that lacks its value.
+    verb = next((word for word in arguments if word in VERBS), None)
+    return f"agentctl {verb}" if verb else "agentctl"
 
 
 def _debug() -> None:
@@ -173,7 +199,7 @@ def _debug() -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    line = " ".join(text.split())
+    line = told(" ".join(text.split()))
     try:
         click.echo(f"agentctl: {line}", err=True)
     except OSError:
@@ -188,8 +214,3 @@ def _tolerate_any_text() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()

@@ -101,6 +101,18 @@ class AgentNotRunningError(RefusedError):
     default_reason = "agent-not-running"
 
 
+class WrongAgentError(RefusedError):
+    """The agent found at the socket minds another state directory than the one meant."""
+
+    default_reason = "wrong-agent"
+
+
+class ClientClosedError(AgentctlError):
+    """The client was used after `close`."""
+
+    default_reason = "client-closed"
+
+
 class HostUnreachableError(AgentctlError):
     """The host, or the agent on it, cannot be reached."""
 

@@ -7,7 +7,7 @@ import os
 import pty
 import signal
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.court import Court
@@ -16,10 +16,13 @@ from tests.helpers.processes import session_members
 from tests.helpers.wait import wait_gone, wait_until
 from tests.helpers.witness import Way
 
+
 def test_twenty_jobs_outlive_the_agent(court: Court) -> None:
     """Warden and server at one blow; the next `ls` shows all twenty, and their ends are exact."""
     ways = [Way.EXITS, Way.DIES, Way.STOPPED, Way.EXITS] * 5
-    jobs = [court.submit(way) for way in ways]
+    made = [court.make(way) for way in ways]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = list(pool.map(court.submit_made, made))
     for job_id in jobs:
         wait_until(court.witness(job_id).runs, what=f"job {job_id} runs")
     court.agent.kill(court.agent.warden_pid(), court.agent.server_pid())
@@ -122,17 +125,19 @@ def test_a_login_session_killed_after_submit(court: Court) -> None:
     agent = court.agent
     witness = court.make(Way.EXITS)
     id_file = f"{agent.home}/id"
-    shell, terminal = pty.fork()
-    if shell == 0:
-        os.chdir(agent.home)
-        argv = ["sh", "-c", 'agentctl submit -- "$@" >id.new; mv id.new id; cat', "sh"]
-        os.execvpe("sh", [*argv, *witness.argv], agent.env)
-    wait_until(lambda: os.path.exists(id_file), deadline_s=15, what="the shell has submitted")
-    assert agent.warden_pid()
-    for pid in session_members(shell):
-        os.kill(pid, signal.SIGKILL)
-    os.close(terminal)
-    os.waitpid(shell, 0)
+    terminal, end = pty.openpty()
+    line = 'agentctl submit -- "$@" >id.new; mv id.new id; cat'
+    login = ["setsid", "--ctty", "sh", "-c", line, "sh", *witness.argv]
+    with subprocess.Popen(
+        login, stdin=end, stdout=end, stderr=end, env=agent.env, cwd=agent.home
+    ) as shell:
+        os.close(end)
+        wait_until(lambda: os.path.exists(id_file), deadline_s=15, what="the shell has submitted")
+        assert agent.warden_pid()
+        for pid in session_members(shell.pid):
+            os.kill(pid, signal.SIGKILL)
+        os.close(terminal)
+    assert shell.returncode == -signal.SIGKILL
 
     said = Path(id_file).read_text(encoding="ascii")
 
@@ -149,16 +154,16 @@ def test_a_follower_sees_the_whole_log_of_a_restless_agent(court: Court) -> None
     agent = court.agent
     job_id = court.submit(Way.EXITS)
     court.wait_runs(job_id)
-    got = bytearray()
-    with agent.popen("logs", "-f", str(job_id), stdout=subprocess.PIPE) as follower:
+    with (
+        agent.popen("logs", "-f", str(job_id), stdout=subprocess.PIPE) as follower,
+        ThreadPoolExecutor() as pool,
+    ):
         assert follower.stdout is not None
-        reader = threading.Thread(target=lambda: got.extend(follower.stdout.read()))
-        reader.start()
+        reading = pool.submit(follower.stdout.read)
         agent.kill(agent.server_pid())
         wait_until(agent.server_pid, what="another server")
         agent.kill(agent.warden_pid(), agent.server_pid())
         court.bring_to_end(job_id)
         assert follower.wait(20) == 0
-        reader.join()
-    assert bytes(got) == court.witness(job_id).output
+        assert reading.result() == court.witness(job_id).output
     court.judge()

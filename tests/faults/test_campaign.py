@@ -67,7 +67,6 @@ class Killer:
             (self._inherited if victim.has_warden else self.excused).add(victim.job_id)
         return True
 
-
     def kill_all(self) -> None:
         """Kill until it is enough."""
         while self.done.total() < _KILLS:
@@ -75,7 +74,9 @@ class Killer:
             time.sleep(self.chance.uniform(0, 2 * _PAUSE_S))
 
 
-def _submit_all(client: Client, part: list[tuple[int, Member]], killer: Killer) -> dict[int, Member]:
+def _submit_all(
+    client: Client, part: list[tuple[int, Member]], killer: Killer
+) -> dict[int, Member]:
     """Submit jobs all along the campaign, so that there are some to be hit at any time."""
     ran = {}
     for number, member in part:

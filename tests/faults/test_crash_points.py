@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import agentd
 import pytest
 
+import agentd
 from tests.faults.court import Court
 from tests.helpers import books
 from tests.helpers.wait import wait_until

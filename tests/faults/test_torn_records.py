@@ -84,9 +84,7 @@ def test_a_torn_exit_record_is_not_read_again(court: Court) -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", _TORN.values(), ids=_TORN)
-def test_a_torn_pidfile_under_a_living_shim_changes_nothing(
-    court: Court, kept_bytes: int
-) -> None:
+def test_a_torn_pidfile_under_a_living_shim_changes_nothing(court: Court, kept_bytes: int) -> None:
     """The lock says that the shim lives, and the shim says the rest."""
     job_id = _running(court)
     _kill_agent(court)

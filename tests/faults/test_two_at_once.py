@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from tests.faults.court import Court
 from tests.faults.test_crash_points import SERVER, SHIM_EARLY, SHIM_LATE, SHIM_STOP, WARDEN
+from tests.helpers.agent import Agent
 from tests.helpers.wait import wait_until
 from tests.helpers.witness import Way
 
@@ -89,8 +95,41 @@ def test_one_shim_after_another(court: Court) -> None:
         court.agent.kill(last)
         killed = last
         last = wait_until(
-            lambda: (pid := court.agent.show(job_id)["shim_pid"]) != killed and pid,
+            lambda: (pid := court.agent.show(job_id)["shim_pid"]) != killed and pid,  # noqa: B023  # called at once
             what="another shim",
         )
     court.bring_to_end(job_id)
     court.judge()
+
+
+#: A process 1 that never reaps: starts the agent, and then waits for nobody.
+_DEAF_INIT = """
+import ctypes, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+subprocess.run(["agentctl", "agent", "start"], check=True)
+time.sleep(600)
+"""
+
+
+def test_shim_and_warden_below_an_init_that_reaps_nobody(court: Court) -> None:
+    """As in many a container: the leader stays a zombie, and its end is told all the same."""
+    agent = court.agent
+    with _process([sys.executable, "-c", _DEAF_INIT], agent):
+        wait_until(agent.warden_pid, what="the agent below it")
+        job_id = court.submit(Way.EXITS)
+        court.wait_runs(job_id)
+        agent.kill(agent.warden_pid(), agent.shim_pid(job_id))
+        # Somebody looks: there is an agent again before the leader ends.
+        court.state(job_id)
+        court.bring_to_end(job_id)
+    court.judge()
+
+
+@contextmanager
+def _process(argv: list[str], agent: Agent) -> Iterator[None]:
+    """Run a program until the end of the block, which kills it."""
+    with subprocess.Popen(argv, env=agent.env, cwd=agent.home) as process:
+        try:
+            yield
+        finally:
+            process.kill()

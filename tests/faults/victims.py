@@ -35,17 +35,13 @@ class Victim:
 def find(agent: Agent, kind: Kind) -> list[Victim]:
     """Return the living processes of this kind."""
     warden = agent.warden_pid()
-    match kind:
-        case Kind.SERVER:
-            pids = [agent.server_pid()]
-        case Kind.WARDEN:
-            pids = [warden]
-        case Kind.SPAWNER:
-            below = children_of(warden) if warden else []
-            pids = [pid for pid in below if name_of(pid) == "agentd-spawner"]
-        case Kind.SHIM:
-            return _shims(agent, warden)
-    return [Victim(kind, pid) for pid in pids if pid]
+    if kind is Kind.SHIM:
+        return _shims(agent, warden)
+    if kind is Kind.SPAWNER:
+        below = children_of(warden) if warden else []
+        return [Victim(kind, pid) for pid in below if name_of(pid) == "agentd-spawner"]
+    pid = warden if kind is Kind.WARDEN else agent.server_pid()
+    return [Victim(kind, pid)] if pid else []
 
 
 def _shims(agent: Agent, warden: int) -> list[Victim]:
@@ -54,7 +50,7 @@ def _shims(agent: Agent, warden: int) -> list[Victim]:
         stat, job_id = read_stat(pid), job_of(pid, agent.state_dir)
         if stat is None or not job_id or name_of(pid) != "agentd-shim":
             continue
-        # A leader that is not executed yet has the name too: a child of a shim, or a session leader.
+        # A leader that is not executed yet has the name too: a shim's child, or a session leader.
         if name_of(stat.parent) in {"agentd-shim", "agentd-spawner"} or _leads_session(pid):
             continue
         found.append(Victim(Kind.SHIM, pid, job_id, stat.parent == warden))

@@ -11,7 +11,7 @@ from agentd.core.ending import signal_name
 from agentd.core.job import Cause, Ended, FinalState, JobSpec, Lost, StartFailed
 from agentd.system import jobdir
 from tests.helpers.agent import Agent
-from tests.helpers.wait import name_of, wait_until
+from tests.helpers.wait import name_of, read_stat, wait_until
 
 #: Processes of the agent itself, by the name that ps shows; "" has gone since it was listed.
 _AGENT_NAMES = frozenset({"agentd-warden", "agentd-spawner", ""})
@@ -72,7 +72,17 @@ def strays(agent: Agent) -> dict[int, str]:
     """Return the processes that belong to the agent's jobs: leaders, shims, what they left."""
     own = {agent.warden_pid(), agent.server_pid()}
     found = agent.processes()
-    return {pid: line for pid, line in found.items() if pid not in own and name_of(pid) not in _AGENT_NAMES}
+    return {
+        pid: line
+        for pid, line in found.items()
+        if pid not in own and name_of(pid) not in _AGENT_NAMES
+    }
+
+
+def is_frozen(pid: int) -> bool:
+    """Say whether the process is stopped by a signal."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
 
 
 def check_all_over(agent: Agent) -> dict[int, dict[str, Any]]:

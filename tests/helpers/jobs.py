@@ -66,7 +66,8 @@ def fork_while_stopped(pid_file: str) -> tuple[str, ...]:
 def hopper(pid_file: str, chains: int = 6) -> tuple[str, ...]:
     """Return a job that is never the same processes: each forks its successor and exits.
 
-    They ignore SIGTERM; half of the chains leave the session too. The leader notes its pid and sleeps.
+    They ignore SIGTERM; half of the chains leave the session too. The leader notes its pid and
+    sleeps.
     """
     return _argv("hop", pid_file, str(chains))
 

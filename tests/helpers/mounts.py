@@ -1,4 +1,4 @@
-"""Small and read-only disks for tests: mounts of one's own, in a namespace of one's own if need be."""
+"""Small and read-only disks for tests: mounts of our own, in our own namespace if need be."""
 
 from __future__ import annotations
 

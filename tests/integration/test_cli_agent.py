@@ -27,8 +27,9 @@ def test_start_status_stop(agent: Agent) -> None:
     status = json.loads(agent.cli("agent", "status", "--json", check=True).stdout)
     assert list(status) == [
         *("warden_pid", "server_pid", "version", "api_level"),
-        *("socket", "state_dir", "started_at", "jobs"),
+        *("socket", "state_dir", "started_at", "jobs", "config_error"),
     ]
+    assert status["config_error"] is None
     assert (status["warden_pid"], status["server_pid"]) == (agent.warden_pid(), agent.server_pid())
     assert (status["state_dir"], status["jobs"]) == (agent.state_dir, 0)
     agent.cli("submit", "--name", "on", "--", "sleep", "600", check=True)
@@ -53,7 +54,20 @@ def test_the_agents_own_log_is_printed(agent: Agent) -> None:
     """Its end, without asking the agent."""
     agent.start()
     agent.cli("run", "--", "true", check=True)
-    assert agent.cli("agent", "logs", "--tail", "100", check=True).stdout
+    shown = agent.cli("agent", "logs", "--tail", "100", check=True).stdout
+    assert shown.startswith("==> agentd.log <==\n{")
+
+
+def test_stop_says_in_json_whether_there_was_an_agent(agent: Agent) -> None:
+    """For programs; and status says what is wrong with the configuration."""
+    with open(agent.config_file, "w", encoding="ascii") as file:
+        file.write("[jobs]\ngrace = 'soon'\n")
+    agent.start()
+    status = json.loads(agent.cli("agent", "status", "--json", check=True).stdout)
+    assert "grace" in status["config_error"]
+    for stopped in (True, False):
+        said = agent.cli("agent", "stop", "--json", check=True).stdout
+        assert json.loads(said) == {"stopped": stopped}
 
 
 def test_an_agent_that_cannot_start_is_one_line(agent: Agent) -> None:
@@ -108,3 +122,38 @@ def test_an_agent_whose_server_does_not_answer_is_stopped_all_the_same(agent: Ag
     os.kill(agent.server_pid(), signal.SIGSTOP)
     agent.cli("agent", "stop", check=True, timeout=60)
     assert not agent.warden_pid()
+
+
+def test_another_agents_socket_is_never_taken_for_ones_own(agent: Agent) -> None:
+    """AGENTD_STATE_DIR alone leads to the same socket: every verb refuses, nothing is done."""
+    agent.cli("submit", "--name", "on", "--", "sleep", "600", check=True)
+    other = f"{agent.root}/s2"
+    os.mkdir(other, 0o700)
+    env, agent.env = agent.env, {**agent.env, "AGENTD_STATE_DIR": other}
+    verbs = (
+        ("ls",),
+        ("stop", "on"),
+        ("submit", "--", "true"),
+        ("agent", "start"),
+        ("agent", "stop"),
+        ("agent", "status"),
+    )
+    said = [agent.cli(*verb) for verb in verbs]
+    agent.env = env
+    assert [done.returncode for done in said] == [1] * len(verbs)
+    assert all(agent.state_dir in done.stderr for done in said)
+    assert all("set AGENTD_RUNTIME_DIR too" in done.stderr for done in said)
+    assert [job["name"] for job in json.loads(agent.cli("ls", "--json").stdout)] == ["on"]
+    assert agent.warden_pid()
+
+
+def test_a_relative_directory_is_refused(agent: Agent) -> None:
+    """It would be another one from another place."""
+    for name in ("AGENTD_STATE_DIR", "AGENTD_RUNTIME_DIR"):
+        env, agent.env = agent.env, {**agent.env, name: "here"}
+        done = agent.cli("ls")
+        agent.env = env
+        assert (done.returncode, done.stderr) == (
+            2,
+            f"agentctl: {name}: 'here' is not an absolute path\n",
+        )

@@ -23,8 +23,9 @@ def test_wait_exits_with_the_status(agent: Agent) -> None:
     assert agent.cli("wait", "1").returncode == 0
     assert agent.cli("wait", "1", "2", "3").returncode == 7
     assert agent.cli("wait", "3", "2").returncode == 3
-    waited = json.loads(agent.cli("wait", "--json", "2", "3").stdout)
-    assert [job["exit_code"] for job in waited] == [7, 3]
+    for ids, codes in ((("2", "3"), [7, 3]), (("2",), [7])):
+        waited = json.loads(agent.cli("wait", "--json", *ids).stdout)
+        assert [job["exit_code"] for job in waited] == codes
 
 
 def test_wait_gives_up_in_time(agent: Agent) -> None:
@@ -112,5 +113,7 @@ def test_rm_deletes_what_is_over_and_nothing_else(agent: Agent) -> None:
 
 def test_timeout_stops_a_job(agent: Agent) -> None:
     """And the cause says so."""
-    assert agent.cli("run", "--timeout", "0.3s", "--", "sleep", "600").returncode == 143
+    done = agent.cli("run", "--timeout", "0.3s", "--", "sleep", "600")
+    assert (done.returncode, done.stderr) == (143, "agentctl: job 1: SIGTERM timeout\n")
+    assert agent.cli("wait", "1").stderr == done.stderr
     assert agent.show(1)["cause"] == "timeout"

@@ -108,12 +108,25 @@ def test_a_closed_pipe_ends_run_quietly(agent: Agent) -> None:
 
 
 def test_a_program_that_cannot_be_executed_is_said(agent: Agent) -> None:
-    """Exit code 1 or 2, one line, no job that looks like it ran."""
+    """What is seen beforehand is refused with nothing recorded; the rest did not start."""
     path = f"{agent.home}/broken"
     with open(path, "w", encoding="ascii") as file:
-        file.write("#!/no/such/interpreter\n")
+        file.write("#!/tmp\n")
     os.chmod(path, 0o700)
+    missing = agent.cli("run", "--", f"{agent.home}/none")
+    assert (missing.returncode, agent.cli("ls", "--all", "--json").stdout) == (2, "[]\n")
     done = agent.cli("run", "--", path)
     assert done.returncode == 1
     assert "did not start" in done.stderr
     assert agent.show(1)["state"] == "start_failed"
+
+
+def test_one_file_for_both_streams_is_shown_once(agent: Agent) -> None:
+    """Named twice, also by another path, it holds both in the order they were written."""
+    os.symlink(agent.home, f"{agent.root}/link")
+    for other in ("o.log", f"{agent.root}/link/o.log"):
+        line = "echo out; echo err >&2; echo out2"
+        done = agent.cli("run", "--output", "o.log", "--error", other, "-c", line)
+        assert (done.stdout, done.stderr) == ("out\nerr\nout2\n", "")
+        with open(f"{agent.home}/o.log", encoding="ascii") as file:
+            assert file.read() == "out\nerr\nout2\n"

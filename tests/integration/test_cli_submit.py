@@ -198,3 +198,16 @@ def test_two_first_commands_at_once_start_one_agent(agent: Agent) -> None:
     outputs = [process.communicate(timeout=60)[0] for process in running]
     assert sorted(int(output) for output in outputs) == [1, 2, 3, 4]
     assert [process.returncode for process in running] == [0] * 4
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_an_id_that_cannot_be_printed_is_said(agent: Agent, option: tuple[str, ...]) -> None:
+    """The job runs; whoever started it must be able to find it."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        process = agent.popen("submit", *option, "--", "true", stdout=full, stderr=subprocess.PIPE)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said == (
+        b"agentctl: job 1 was started, but its id could not be printed: No space left on device\n"
+    )
+    assert agent.cli("wait", "1").returncode == 0

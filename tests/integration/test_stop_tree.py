@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,9 @@ from tests.helpers import books, jobs
 from tests.helpers.agent import Agent
 from tests.helpers.processes import processes_of
 from tests.helpers.wait import holds_for, is_alive, wait_until
+
+#: What happens to a running job before it is stopped.
+Prepare = Callable[[Agent, int], None]
 
 
 def _submit(agent: Agent, argv: Sequence[str], *options: str) -> int:
@@ -50,52 +53,58 @@ def _ready(agent: Agent) -> str:
     return f"{agent.root}/ready"
 
 
-@pytest.mark.parametrize("rescued", [False, True], ids=["by its shim", "by a rescue shim"])
+def _leave_its_shim(_agent: Agent, _job_id: int) -> None:
+    """Change nothing."""
+
+
+@pytest.mark.parametrize(
+    "prepare", [_leave_its_shim, _kill_its_shim], ids=["by its shim", "by a rescue shim"]
+)
 class TestAllGone:
     """Under the shim that started the job, and under one that took over."""
 
-    def _stop(self, agent: Agent, job_id: int, rescued: bool, *options: str) -> None:  # noqa: FBT001  # a parameter of the class
-        if rescued:
-            _kill_its_shim(agent, job_id)
-        agent.cli("stop", *options, str(job_id), check=True)
-
-    def test_a_job_that_ignores_term(self, agent: Agent, ready: str, rescued: bool) -> None:
+    def test_a_job_that_ignores_term(self, agent: Agent, ready: str, prepare: Prepare) -> None:
         """The end of its grace is its end."""
         job_id = _submit_until(agent, jobs.term_ignorer(ready), ready, 1)
-        self._stop(agent, job_id, rescued, "--grace", "0.3s")
+        prepare(agent, job_id)
+        agent.cli("stop", "--grace", "0.3s", str(job_id), check=True)
         _check_ended(agent, job_id, "SIGKILL", "user")
         assert "grace" in agent.show(job_id)["reason"]
 
-    def test_children_that_leave(self, agent: Agent, ready: str, rescued: bool) -> None:
+    def test_children_that_leave(self, agent: Agent, ready: str, prepare: Prepare) -> None:
         """By setsid and double fork: they are found all the same."""
         job_id = _submit_until(agent, jobs.escaper(ready), ready, 3)
-        self._stop(agent, job_id, rescued)
+        prepare(agent, job_id)
+        agent.cli("stop", str(job_id), check=True)
         _check_ended(agent, job_id, "SIGTERM", "user")
         assert not any(map(is_alive, jobs.read_pids(ready)))
 
-    def test_forks_while_it_is_stopped(self, agent: Agent, ready: str, rescued: bool) -> None:
+    def test_forks_while_it_is_stopped(self, agent: Agent, ready: str, prepare: Prepare) -> None:
         """Each SIGTERM makes one more of them."""
         job_id = _submit_until(agent, jobs.fork_while_stopped(ready), ready, 1)
-        self._stop(agent, job_id, rescued, "--grace", "0.3s")
+        prepare(agent, job_id)
+        agent.cli("stop", "--grace", "0.3s", str(job_id), check=True)
         _check_ended(agent, job_id, "SIGKILL", "user")
         assert len(jobs.read_pids(ready)) > 1
         assert not any(map(is_alive, jobs.read_pids(ready)))
 
     def test_processes_that_are_never_the_same(
-        self, agent: Agent, ready: str, rescued: bool
+        self, agent: Agent, ready: str, prepare: Prepare
     ) -> None:
         """A look at the process list is old before it is read."""
         job_id = _submit_until(agent, jobs.hopper(ready), ready, 1)
-        self._stop(agent, job_id, rescued, "--grace", "0.2s")
+        prepare(agent, job_id)
+        agent.cli("stop", "--grace", "0.2s", str(job_id), check=True)
         _check_ended(agent, job_id, "SIGKILL", "user")
         holds_for(lambda: not _members(agent, job_id), seconds=0.2, what="none of them is left")
 
-    def test_a_paused_job(self, agent: Agent, ready: str, rescued: bool) -> None:
+    def test_a_paused_job(self, agent: Agent, ready: str, prepare: Prepare) -> None:
         """It sees its SIGTERM and ends in its own way."""
         terms = f"{agent.root}/terms"
         job_id = _submit_until(agent, jobs.term_counter(terms, ready), ready, 2)
         agent.cli("pause", str(job_id), check=True)
-        self._stop(agent, job_id, rescued)
+        prepare(agent, job_id)
+        agent.cli("stop", str(job_id), check=True)
         _check_ended(agent, job_id, None, "user")
         assert agent.show(job_id)["exit_code"] == 4
 

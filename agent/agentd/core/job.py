@@ -98,6 +98,9 @@ class JobSpec:
     mem_limit_bytes: int | None = None
     log_segment_bytes: int = 64 << 20
     log_retention_bytes: int = 1 << 30
+    #: Soft and hard limits of setrlimit(2) by name ("nofile"); -1: unlimited. Those not named
+    #: are as the agent was started.
+    resource_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

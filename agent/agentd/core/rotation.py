@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from agentd.core.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The head, the newest and something between them.
 _SEGMENTS_AT_LEAST = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(Value):
     """One file of a log: `size_bytes` bytes from logical offset `offset` on."""
 
-    offset: int
-    size_bytes: int
+    __slots__ = ("offset", "size_bytes")
+
+    def __init__(self, offset: int, size_bytes: int) -> None:
+        self.offset = offset
+        self.size_bytes = size_bytes
 
     @property
     def end(self) -> int:

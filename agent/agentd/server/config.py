@@ -8,9 +8,10 @@
     segment = "64MiB"         # of each job's log on disk
     retention = "1GiB"        # of all segments of one stream of a job
 
-Sizes and durations as in `agentd.core.units`; a bare number is bytes or seconds. Other sections
-belong to the client and to other parts of the agent. What is wrong in ours is an error
-that names the key: a value that was silently ignored is found out when it is too late.
+Sizes and durations as in `agentd.core.units`; a bare number is bytes or seconds. Some sections
+belong to the client and to other parts of the agent. What is wrong in ours, and what is
+nobody's, is an error that names the key: a value that was silently ignored is found out
+when it is too late.
 """
 
 from __future__ import annotations
@@ -111,22 +112,29 @@ _KEYS: tuple[tuple[str, str, str, Callable[[object], object]], ...] = (
     ("logs", "retention", "retention_bytes", _log_bytes),
 )
 _SECTIONS = frozenset(section for section, *_ in _KEYS)
+#: Of the client and of other parts of the agent, which check what stands in them.
+_OTHERS = frozenset({"client", "guard", "host", "ssh"})
 
 
 def parse(text: str) -> Config:
     """Return the configuration in `text`. Pure.
 
     Raises:
-        InvalidSpecError: It is no TOML, or one of our keys is unknown or has a bad value;
-            the message names section, key and line.
+        InvalidSpecError: It is no TOML, a section or one of our keys is unknown, or a value is
+            bad; the message names section, key and line.
 
     """
     try:
         body = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSpecError(f"not TOML: {error}") from error
-    for section in sorted(_SECTIONS & body.keys()):
-        _refuse_unknown(text, section, body[section])
+    for section, values in body.items():
+        if section in _SECTIONS:
+            _refuse_unknown(text, section, values)
+        elif section not in _OTHERS:
+            known = ", ".join(f"[{name}]" for name in sorted(_SECTIONS | _OTHERS))
+            where = _where(text, "", section)
+            raise InvalidSpecError(f"{section}{where}: unknown; this file may hold {known}")
     config = Config()
     for section, key, field, read in _KEYS:
         values = body.get(section, {})
@@ -138,7 +146,18 @@ def parse(text: str) -> Config:
             where = _where(text, section, key)
             raise InvalidSpecError(f"{section}.{key}{where}: {error}") from error
         config = replace(config, **{section: changed})
+    _refuse_unfitting(config, text, body.get("logs", {}))
     return config
+
+
+def _refuse_unfitting(config: Config, text: str, given: Mapping[str, object]) -> None:
+    logs = config.logs
+    # The default segment fits itself into whatever is kept.
+    if "segment" in given and logs.segment_bytes > logs.retention_bytes:
+        raise InvalidSpecError(
+            f"logs.segment{_where(text, 'logs', 'segment')}: {logs.segment_bytes} bytes are more "
+            f"than logs.retention keeps, {logs.retention_bytes}"
+        )
 
 
 def _refuse_unknown(text: str, section: str, values: object) -> None:
@@ -157,12 +176,15 @@ def _where(text: str, section: str, key: str) -> str:
     """Return " (line N)" if the key stands on a line of its own, as it nearly always does. Pure."""
     current = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line)
+        header = re.match(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]", line)
         if header:
             current = header[1].strip("\"'")
+            if not section and current.split(".")[0].strip("\"' ") == key:
+                return f" (line {number})"
         name = re.match(r"\s*([\"']?)([^\"'=\s]+)\1\s*=", line)
         full = f"{current}.{name[2]}" if name and current else name[2] if name else ""
-        if full == (f"{section}.{key}" if section else key):
+        wanted = f"{section}.{key}" if section else key
+        if full == wanted or (not section and full.startswith(f"{wanted}.")):
             return f" (line {number})"
     return ""
 
@@ -180,6 +202,8 @@ def load(path: str) -> Config:
             return parse(file.read())
     except FileNotFoundError:
         return Config()
+    except IsADirectoryError as error:
+        raise InvalidSpecError(f"{path} is a directory; the configuration is a file") from error
     except UnicodeDecodeError as error:
         raise InvalidSpecError(f"not TOML: {error}") from error
     except OSError as error:

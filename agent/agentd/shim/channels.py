@@ -10,26 +10,33 @@ from __future__ import annotations
 import os
 import stat
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socketpair
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
-from agentd.core.job import OutputKind
-from agentd.system.records import PidRecord
+from agentd.core.value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _NONE = -1
+#: The kinds of core.job.OutputKind that need a channel of their own.
+SPLIT = "split"
+FILES = "files"
+TERMINAL = "terminal"
 
 
-@dataclass(frozen=True, slots=True)
-class ReadEnds:
+class ReadEnds(Value):
     """Our ends, kept by the warden too, so that a killed shim costs the job nothing.
 
-    -1 for one that is not used. `out` is the master side with a terminal.
+    -1 for one that is not used. `out` is the master side with a terminal; `start` is the talk
+    with the leader until it is executed: see `start`.
     """
 
-    out: int = _NONE
-    err: int = _NONE
-    #: The talk with the leader until it is executed: see `start`.
-    start: int = _NONE
+    __slots__ = ("out", "err", "start")  # noqa: RUF023  # as in __init__
+
+    def __init__(self, out: int = _NONE, err: int = _NONE, start: int = _NONE) -> None:
+        self.out = out
+        self.err = err
+        self.start = start
 
     def named(self) -> dict[str, int]:
         """Return those in use by name."""
@@ -37,15 +44,22 @@ class ReadEnds:
         return {name: descriptor for name, descriptor in every.items() if descriptor >= 0}
 
 
-@dataclass(frozen=True, slots=True)
-class JobEnds:
-    """The leader's ends; -1 for one that is not used."""
+class JobEnds(Value):
+    """The leader's ends; -1 for one that is not used. `terminal` is the slave side."""
 
-    stdout: int = _NONE
-    stderr: int = _NONE
-    #: Slave side of the pseudo-terminal.
-    terminal: int = _NONE
-    start: int = _NONE
+    __slots__ = ("stdout", "stderr", "terminal", "start")  # noqa: RUF023  # as in __init__
+
+    def __init__(
+        self,
+        stdout: int = _NONE,
+        stderr: int = _NONE,
+        terminal: int = _NONE,
+        start: int = _NONE,
+    ) -> None:
+        self.stdout = stdout
+        self.stderr = stderr
+        self.terminal = terminal
+        self.start = start
 
     def close(self) -> None:
         """Leave them to the job alone, so that its end is an end of file."""
@@ -53,17 +67,17 @@ class JobEnds:
             os.close(descriptor)
 
 
-def open_channels(kind: OutputKind) -> tuple[ReadEnds, JobEnds]:
+def open_channels(kind: str) -> tuple[ReadEnds, JobEnds]:
     """Make the pipes or the pseudo-terminal; our output ends are non-blocking."""
     ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
     start, job_start = ours.detach(), theirs.detach()
     out = err = stdout = stderr = terminal = _NONE
-    if kind == OutputKind.TERMINAL:
+    if kind == TERMINAL:
         out, terminal = os.openpty()
-    elif kind != OutputKind.FILES:
+    elif kind != FILES:
         out, stdout = os.pipe2(os.O_CLOEXEC)
         stderr = stdout
-        if kind == OutputKind.SPLIT:
+        if kind == SPLIT:
             err, stderr = os.pipe2(os.O_CLOEXEC)
     for descriptor in (out, err):
         if descriptor >= 0:
@@ -79,23 +93,22 @@ def pipe_inode(descriptor: int) -> int:
     return status.st_ino if stat.S_ISFIFO(status.st_mode) else 0
 
 
-def find_again(pids: Iterable[int], record: PidRecord) -> ReadEnds:
+def find_again(pids: Iterable[int], out_inode: int, err_inode: int) -> ReadEnds:
     """Open the read ends of a job's pipes through the processes that hold them.
 
     For a rescue shim whose warden was killed as well: nobody kept a read end but the job.
+    The inodes as the pidfile names them.
     """
     found: dict[int, int] = {}
     for pid in pids:
         for inode, path in _pipes_of(pid):
-            if inode in (record.out_pipe_inode, record.err_pipe_inode) and inode not in found:
+            if inode in (out_inode, err_inode) and inode not in found:
                 try:
                     found[inode] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 except OSError:
                     # The process ended meanwhile; another may hold it too.
                     continue
-    return ReadEnds(
-        found.get(record.out_pipe_inode, _NONE), found.get(record.err_pipe_inode, _NONE)
-    )
+    return ReadEnds(found.get(out_inode, _NONE), found.get(err_inode, _NONE))
 
 
 def _pipes_of(pid: int) -> Iterator[tuple[int, str]]:

@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import os
-import select
-from _socket import socket as c_socket
-from collections.abc import Iterator, Mapping
+from select import EPOLLIN
 
-from agentd.core.contract import Message, encode
-from agentd.system import packets
-from agentd.system.jobdir import CONTROL
+from agentd.system import plainjson, seqpacket
+from agentd.system.clock import boot_ns
+from agentd.system.jobfiles import CONTROL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import select
+    from _socket import socket as c_socket
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+
+_RETRY_NS = 1_000_000_000
 
 
 class Control:
-    """The warden that forked us and every later one that connected, all treated alike."""
+    """The warden that forked us and every later one that connected, all treated alike.
+
+    Nobody looks for the socket while a warden is connected, so it is made when the last one
+    is gone: a name in the file system costs a launch a millisecond on a well-filled disk.
+    """
+
+    __slots__ = ("_epoll", "_first", "_listener", "_peers", "listen_at_ns")
 
     def __init__(self, epoll: select.epoll, first: c_socket) -> None:
-        """Listen in the current directory and serve `first` from the beginning."""
+        """Serve `first` from the beginning."""
         self._epoll = epoll
         self._first = first
         self._listener: c_socket | None = None
-        self._peers: dict[int, c_socket] = {}
-        self._add(first)
-        try:
-            self._listener = packets.listen(CONTROL)
-        except OSError:
-            # No socket on this file system, or no room: only a later warden will miss it.
-            return
-        epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._peers = {first.fileno(): first}
+        #: CLOCK_BOOTTIME at which `listen` is to be called; None: it is not.
+        self.listen_at_ns: int | None = None
+        epoll.register(first.fileno(), EPOLLIN)
 
     @property
     def has_first(self) -> bool:
@@ -39,35 +49,35 @@ class Control:
         listening = self._listener is not None and descriptor == self._listener.fileno()
         return listening or descriptor in self._peers
 
-    def serve(self, descriptor: int) -> Iterator[tuple[c_socket, Message]]:
-        """Accept, or yield what a peer sent."""
+    def serve(self, descriptor: int) -> Iterator[tuple[c_socket, dict[str, Any]]]:
+        """Accept, or yield what a peer sent: messages of core.contract, undecoded."""
         peer = self._peers.get(descriptor)
         if peer is None:
             self._accept()
             return
         while True:
             try:
-                received = packets.receive(peer)
+                packet, descriptors = seqpacket.receive_bytes(peer)
             except BlockingIOError:
                 return
-            if received is None:
+            if not packet:
                 self._drop(descriptor)
                 return
-            if received[0] is not None:
-                yield peer, received[0]
+            for sent in descriptors:
+                os.close(sent)
+            try:
+                yield peer, plainjson.loads(packet)
+            except ValueError:
+                continue
 
-    def send(self, peer: c_socket, message: Message, descriptors: Mapping[str, int]) -> None:
+    def send(self, peer: c_socket, packet: bytes, descriptors: Mapping[str, int]) -> None:
         """Answer one peer, with descriptors."""
-        packets.send(peer, message, tuple(descriptors.values()))
+        seqpacket.send_bytes(peer, packet, tuple(descriptors.values()))
 
-    def broadcast(self, message: Message) -> None:
+    def broadcast(self, packet: bytes) -> None:
         """Tell every peer; one that does not listen misses it and will read the files."""
-        self.broadcast_bytes(encode(message))
-
-    def broadcast_bytes(self, packet: bytes) -> None:
-        """The same for a message that is encoded already."""
         for peer in self._peers.values():
-            packets.send_bytes(peer, packet)
+            seqpacket.send_bytes(peer, packet)
 
     def close(self) -> None:
         """Take the name away; peers notice our end by the end of the process."""
@@ -82,14 +92,24 @@ class Control:
     def _accept(self) -> None:
         if self._listener is None:
             return
-        peer = packets.accept(self._listener)
+        peer = seqpacket.accept(self._listener)
         if peer is not None:
-            self._add(peer)
-
-    def _add(self, peer: c_socket) -> None:
-        self._peers[peer.fileno()] = peer
-        self._epoll.register(peer.fileno(), select.EPOLLIN)
+            self._peers[peer.fileno()] = peer
+            self._epoll.register(peer.fileno(), EPOLLIN)
 
     def _drop(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
         self._peers.pop(descriptor).close()
+        if not self._peers and self._listener is None:
+            self.listen_at_ns = 0
+
+    def listen(self) -> None:
+        """Let the next warden connect, at the control socket in the current directory."""
+        try:
+            self._listener = seqpacket.listen(CONTROL)
+        except OSError:
+            # No room, or no sockets on this file system; only a later warden will miss it.
+            self.listen_at_ns = boot_ns() + _RETRY_NS
+            return
+        self.listen_at_ns = None
+        self._epoll.register(self._listener.fileno(), EPOLLIN)

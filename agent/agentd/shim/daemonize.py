@@ -7,13 +7,18 @@ never acquire a controlling terminal, and its parent becomes the warden, the nex
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn, TypeVarTuple
+
+    Arguments = TypeVarTuple("Arguments")
 
 _CRASHED = 70
 
 
-def double_fork(run: Callable[[], NoReturn]) -> int:
+def double_fork(run: Callable[[*Arguments], NoReturn], *arguments: *Arguments) -> int:
     """Call `run` in a grandchild. Returns the pid of the child in between, to be reaped."""
     between = os.fork()
     if between:
@@ -22,6 +27,6 @@ def double_fork(run: Callable[[], NoReturn]) -> int:
     try:
         os.setsid()
         if os.fork() == 0:
-            run()
+            run(*arguments)
     finally:
         os._exit(_CRASHED)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-
 from agentd.shim import tree as trees
-from agentd.shim.tree import Tree
 from agentd.system.clock import boot_ns
+from agentd.system.signals import SIGCONT, SIGTERM
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agentd.shim.tree import Tree
 
 _ROUND_NS = 5_000_000
 _LONGEST_ROUND_NS = 1_000_000_000
@@ -23,9 +25,9 @@ class Ladder:
         self.wake_at_ns = kill_at_ns
         self.killing = False
         if boot_ns() < kill_at_ns:
-            tree.send(signal.SIGTERM)
+            tree.send(SIGTERM)
             # A stopped process would not see its SIGTERM before the grace is over.
-            tree.send(signal.SIGCONT)
+            tree.send(SIGCONT)
 
     def hurry(self, kill_at_ns: int) -> None:
         """Move the deadline forward; never back."""

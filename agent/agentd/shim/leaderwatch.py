@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import select
-from typing import Protocol
 
-from agentd.core.contract import LeaderExited
-from agentd.core.job import ProcessId, ResourceUsage
-from agentd.system import prctl, process
-from agentd.system.prctl import Exit
+from agentd.system import kernel, proc
+from agentd.system.kernel import Ended
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
 
-class Unknown:
-    """The leader is gone and nobody can say how it ended."""
+    from agentd.system.proc import Identity
+else:
+    Protocol = object
 
 
 class LeaderWatch(Protocol):
@@ -22,24 +23,30 @@ class LeaderWatch(Protocol):
     #: Readable once it has, or -1: then SIGCHLD tells.
     pidfd: int
 
-    def look(self) -> Exit | Unknown | None:
+    def look(self) -> Ended | Unknown | None:
         """Return how it ended, or None while it runs."""
 
     def reap(self) -> None:
         """Let the zombie go; the exit record is durable."""
 
 
+class Unknown:
+    """The leader is gone and nobody can say how it ended."""
+
+
 class OwnLeader:
     """Our child: waitid(2) with WNOWAIT tells exactly."""
 
+    __slots__ = ("_pid", "pidfd")
+
     def __init__(self, pid: int) -> None:
-        """`pid` is a child of this process."""
+        """`pid` is a child of this proc."""
         self._pid = pid
         self.pidfd = -1
 
-    def look(self) -> Exit | None:
+    def look(self) -> Ended | None:
         """Return how it ended, without reaping it."""
-        return prctl.look_at_exit(self._pid)
+        return kernel.look_at_exit(self._pid)
 
     def reap(self) -> None:
         """Reap it."""
@@ -49,10 +56,10 @@ class OwnLeader:
 class ForeignLeader:
     """Somebody else's child. The warden tells, if it is the parent; else a new kernel may know."""
 
-    def __init__(self, leader: ProcessId, *, parent_is_warden: bool) -> None:
+    def __init__(self, leader: Identity, *, parent_is_warden: bool) -> None:
         """Open a pidfd while the leader, living or zombie, still has its pid."""
         self._leader = leader
-        self._told: Exit | None = None
+        self._told: Ended | None = None
         #: Whether a word of the warden is still to be waited for.
         self.expects_word = parent_is_warden
         self.pidfd = -1
@@ -60,27 +67,26 @@ class ForeignLeader:
             pidfd = os.pidfd_open(leader.pid)
         except OSError:
             return
-        if process.identify(leader.pid) == leader:
+        if proc.start_ticks(leader.pid) == leader.start_ticks:
             self.pidfd = pidfd
         else:
             os.close(pidfd)
 
-    def tell(self, word: LeaderExited) -> None:
+    def tell(self, word: Ended) -> None:
         """Take the warden's word: it is the parent and has looked without reaping."""
-        usage = ResourceUsage(word.cpu_user_s, word.cpu_system_s, word.peak_memory_bytes)
-        self._told = Exit(self._leader.pid, word.wait_status, usage)
+        self._told = word
 
-    def look(self) -> Exit | Unknown | None:
+    def look(self) -> Ended | Unknown | None:
         """Return how it ended, Unknown if neither the warden nor the kernel will ever tell."""
         if self._told is not None:
             return self._told
-        if process.is_alive(self._leader):
+        if proc.is_alive(self._leader):
             return None
         if self.pidfd >= 0:
-            status = prctl.exit_status_of(self.pidfd)
+            status = kernel.exit_status_of(self.pidfd)
             if status is not None:
-                return Exit(self._leader.pid, status, ResourceUsage())
-        if self.expects_word or process.identify(self._leader.pid) == self._leader:
+                return Ended(status)
+        if self.expects_word or proc.start_ticks(self._leader.pid) == self._leader.start_ticks:
             # A zombie still: its parent will reap it or send word.
             return None
         return Unknown()
@@ -91,7 +97,7 @@ class ForeignLeader:
     def has_ended(self) -> bool:
         """Say whether the pidfd is readable: the leader is a zombie or gone."""
         if self.pidfd < 0:
-            return not process.is_alive(self._leader)
+            return not proc.is_alive(self._leader)
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(0))

@@ -9,93 +9,74 @@ leader is reaped. Until the record stands, the zombie is the second witness.
 from __future__ import annotations
 
 import os
-import resource
-import select
-import signal
-import sys
-from _socket import socket as c_socket
-from dataclasses import dataclass
+from select import EPOLLIN
+from time import sleep
 
-from agentd.core.contract import (
-    Adopt,
-    Adopted,
-    JobPaused,
-    JobRecorded,
-    JobResumed,
-    JobStopping,
-    JobView,
-    LeaderExited,
-    Message,
-    Pause,
-    Resume,
-    SendSignal,
-    Stop,
-)
-from agentd.core.ending import cause_of_end
-from agentd.core.job import (
-    Cause,
-    Ended,
-    ExitStatus,
-    FinalState,
-    Lost,
-    ResourceUsage,
-    StartFailed,
-)
+from agentd.core.ending import SELF, TIMEOUT
 from agentd.errors import RecordCorruptError
-from agentd.shim.channels import ReadEnds
-from agentd.shim.control import Control
+from agentd.shim import ending, records, words
 from agentd.shim.ladder import Ladder
-from agentd.shim.leaderwatch import ForeignLeader, LeaderWatch, Unknown
-from agentd.shim.plan import Plan
+from agentd.shim.leaderwatch import ForeignLeader
 from agentd.shim.pump import LogLimits, Progress, Pump
-from agentd.shim.start import StartError, StartTalk
-from agentd.shim.tree import Tree, freeze
-from agentd.system import jobdir, process
-from agentd.system.clock import boot_ns, wall_ns
+from agentd.shim.records import Stop
+from agentd.shim.tree import freeze
+from agentd.system import jobfiles, proc
+from agentd.system.clock import boot_ns
 from agentd.system.crashpoint import reach
-from agentd.system.prctl import Exit
-from agentd.system.records import StopRecord
+from agentd.system.kernel import Ended
+from agentd.system.signals import SIGCONT, SIGKILL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import select
+    from _socket import socket as c_socket
+    from typing import Any
+
+    from agentd.shim.channels import ReadEnds
+    from agentd.shim.control import Control
+    from agentd.shim.leaderwatch import LeaderWatch, Unknown
+    from agentd.shim.plan import Plan
+    from agentd.shim.start import StartError, StartTalk
+    from agentd.shim.tree import Tree
 
 _S = 1_000_000_000
 #: How often a rescue shim looks at processes that are not below it, once the leader has ended.
 _FOREIGN_LOOK_NS = 50_000_000
 _RECORD_RETRY_NS = 1 * _S
+_AFTER_ERROR_S = 1.0
 #: Steps of one stream before the others have their turn.
 _STEPS_AT_ONCE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a minder works with; they differ between a shim and a rescue shim."""
-
-    ends: ReadEnds
-    control: Control
-    epoll: select.epoll
-    watch: LeaderWatch
-    tree: Tree
-    #: None: the program is known to run already.
-    talk: StartTalk | None
 
 
 class Minder:
     """One job; lives in the shim's process, in the job's directory."""
 
-    def __init__(self, plan: Plan, parts: Parts) -> None:
-        """Mind a job that has begun."""
+    def __init__(
+        self,
+        plan: Plan,
+        ends: ReadEnds,
+        control: Control,
+        epoll: select.epoll,
+        watch: LeaderWatch,
+        tree: Tree,
+        talk: StartTalk | None,
+    ) -> None:
+        """Mind a job that has begun. `talk` is None if its program is known to run already."""
         self._plan = plan
-        self._ends = parts.ends
-        self._control = parts.control
-        self._epoll = parts.epoll
-        self._watch = parts.watch
-        self._tree = parts.tree
-        self._talk = parts.talk
+        self._ends = ends
+        self._control = control
+        self._epoll = epoll
+        self._watch = watch
+        self._tree = tree
+        self._talk = talk
         self._start_error: StartError | None = None
-        self._exit: Exit | Unknown | None = None
+        self._exit: Ended | Unknown | None = None
         self._ladder: Ladder | None = None
-        self._stop: StopRecord | None = None
+        self._stop: Stop | None = None
         self._sent_signals: set[int] = set()
         self._paused = False
         self._over = False
+        self._record: bytes | None = None
         self._look_at_ns: int | None = 0
         self._record_at_ns = 0
         limits = LogLimits(plan.segment_bytes, plan.retention_bytes)
@@ -108,25 +89,25 @@ class Minder:
         """Find out how far a killed shim had come: its log, a pause, a stop under way."""
         for pump in self._pumps.values():
             pump.resume()
-        self._paused = process.is_stopped(self._plan.leader_pid)
+        self._paused = proc.is_stopped(self._plan.leader_pid)
         try:
-            self._stop = jobdir.read_stop(".")
+            self._stop = records.read_stop()
         except RecordCorruptError as error:
             # It costs the cause of the end, not the end.
-            print(f"shim of job {self._plan.job_id}: {error}", file=sys.stderr)  # noqa: T201  # its only log
+            os.write(2, f"shim of job {self._plan.job_id}: {error}\n".encode())
         if self._stop is not None:
             self._ladder = Ladder(self._tree, self._stop.kill_at_boot_ns)
 
-    def view(self) -> JobView:
+    def view(self) -> dict[str, object]:
         """Return what a warden needs to know."""
-        return JobView(
+        return words.view(
             job_id=self._plan.job_id,
             phase=self._phase(),
             started_at_ns=self._plan.started_at_ns,
             leader_pid=self._plan.leader_pid,
             leader_start_ticks=self._plan.leader_start_ticks,
             shim_pid=os.getpid(),
-            cause=self._stop.cause if self._stop else Cause.SELF,
+            cause=self._stop.cause if self._stop else SELF,
         )
 
     def _phase(self) -> str:
@@ -138,27 +119,32 @@ class Minder:
 
     def mind(self, wakeup: int) -> None:
         """Run until the exit record is durable. `wakeup` is readable after a SIGCHLD."""
-        self._epoll.register(wakeup, select.EPOLLIN)
+        self._epoll.register(wakeup, EPOLLIN)
         for source in (*self._pumps, self._ends.start, self._watch.pidfd):
             if source >= 0:
-                self._epoll.register(source, select.EPOLLIN)
+                self._epoll.register(source, EPOLLIN)
         self._tick()
         while not self._over:
-            for descriptor, _ in self._epoll.poll(self._wait_s()):
-                self._serve(descriptor, wakeup)
-            self._tick()
+            try:
+                for descriptor, _ in self._epoll.poll(self._wait_s()):
+                    self._serve(descriptor, wakeup)
+                self._tick()
+            except OSError as error:
+                # Out of descriptors or memory, as a rule not for long: the job is still ours.
+                os.write(2, f"shim of job {self._plan.job_id}: {error}\n".encode())
+                sleep(_AFTER_ERROR_S)
 
     def _wait_s(self) -> float | None:
-        deadlines = [
-            at_ns
-            for at_ns in (
-                self._ladder.wake_at_ns if self._ladder else self._timeout_at_ns(),
-                self._look_at_ns,
-                self._record_at_ns or None,
-            )
-            if at_ns is not None
-        ]
-        return max(0.0, (min(deadlines) - boot_ns()) / _S) if deadlines else None
+        first_ns = None
+        for at_ns in (
+            self._ladder.wake_at_ns if self._ladder else self._timeout_at_ns(),
+            self._look_at_ns,
+            self._record_at_ns or None,
+            self._control.listen_at_ns,
+        ):
+            if at_ns is not None and (first_ns is None or at_ns < first_ns):
+                first_ns = at_ns
+        return None if first_ns is None else max(0.0, (first_ns - boot_ns()) / _S)
 
     def _timeout_at_ns(self) -> int | None:
         return self._plan.ends_at_boot_ns if self._exit is None else None
@@ -208,64 +194,85 @@ class Minder:
         reach("shim.executed")
         self._talk.close()
         self._talk = None
-        self._control.broadcast_bytes(self._plan.announcement)
+        self._control.broadcast(self._plan.announcement)
 
     def _reap_orphans(self) -> None:
-        for pid in process.children(os.getpid()):
+        for pid in proc.own_children():
             if pid != self._plan.leader_pid:
                 os.waitpid(pid, os.WNOHANG)
 
-    def _obey(self, peer: c_socket, message: Message) -> None:
+    def _obey(self, peer: c_socket, message: dict[str, Any]) -> None:
+        """Do what one message of core.contract says; unknown ones are skipped."""
         match message:
-            case Adopt():
-                named = self._ends.named()
-                self._control.send(peer, Adopted(self.view(), tuple(named)), named)
-            case Stop():
-                kill_at_ns = boot_ns() + int(message.grace_s * _S)
-                self._begin_stop(StopRecord(message.cause, kill_at_ns))
-            case SendSignal():
-                self._sent_signals.add(message.signal_number)
-                self._tree.send_to_group(message.signal_number)
-            case Pause():
+            case {"type": "Adopt"}:
+                self.introduce(peer)
+            case {"type": "Stop", "cause": cause, "grace_s": grace_s}:
+                self._begin_stop(Stop(cause, boot_ns() + int(grace_s * _S)))
+            case {"type": "SendSignal", "signal_number": number}:
+                self._sent_signals.add(number)
+                self._tree.send_to_group(number)
+            case {"type": "Pause"} if self._ladder is not None:
+                # Frozen, nobody could use the grace.
+                pass
+            case {"type": "Pause"}:
                 freeze(self._tree)
                 self._paused = True
-                self._control.broadcast(JobPaused(self._plan.job_id))
-            case Resume():
-                self._tree.send(signal.SIGCONT)
+                self._control.broadcast(words.paused(self._plan.job_id))
+            case {"type": "Resume"}:
+                self._tree.send(SIGCONT)
                 self._paused = False
-                self._control.broadcast(JobResumed(self._plan.job_id))
-            case LeaderExited() if isinstance(self._watch, ForeignLeader):
-                self._watch.tell(message)
+                self._control.broadcast(words.resumed(self._plan.job_id))
+            case {"type": "LeaderExited"} if isinstance(self._watch, ForeignLeader):
+                self._watch.tell(
+                    Ended(
+                        message["wait_status"],
+                        message["cpu_user_s"],
+                        message["cpu_system_s"],
+                        message["peak_memory_bytes"],
+                    )
+                )
                 self._look_at_ns = 0
             case _:
                 pass
 
-    def _begin_stop(self, stop: StopRecord) -> None:
+    def introduce(self, peer: c_socket) -> None:
+        """Tell a warden what is minded here, and hand it the descriptors."""
+        named = self._ends.named()
+        self._control.send(peer, words.adopted(self.view(), named), named)
+
+    def _begin_stop(self, stop: Stop) -> None:
+        if self._exit is None:
+            # It may have ended by itself just now.
+            self._look()
         if self._ladder is not None:
             self._ladder.hurry(stop.kill_at_boot_ns)
             return
+        if self._exit is not None:
+            return
         self._stop = stop
         try:
-            jobdir.write_stop(".", stop)
+            stop.write()
         except OSError:
             # A full disk: should we be killed now, the record will say "self".
             pass
         reach("shim.stop_noted")
         self._start_ladder(stop.cause, stop.kill_at_boot_ns)
 
-    def _start_ladder(self, cause: Cause, kill_at_ns: int) -> None:
+    def _start_ladder(self, cause: str, kill_at_ns: int) -> None:
         self._paused = False
         self._ladder = Ladder(self._tree, kill_at_ns)
         reach("shim.terminated")
-        self._control.broadcast(JobStopping(self._plan.job_id, cause))
+        self._control.broadcast(words.stopping(self._plan.job_id, cause))
 
     def _tick(self) -> None:
         now_ns = boot_ns()
+        if self._control.listen_at_ns is not None and now_ns >= self._control.listen_at_ns:
+            self._control.listen()
         timeout_at_ns = self._timeout_at_ns()
         if timeout_at_ns is not None and now_ns >= timeout_at_ns and self._ladder is None:
             reason = f"stopped after its timeout of {self._plan.timeout_ns / _S:g} s"
             kill_at_ns = now_ns + self._plan.grace_ns
-            self._begin_stop(StopRecord(Cause.TIMEOUT, kill_at_ns, reason))
+            self._begin_stop(Stop(TIMEOUT, kill_at_ns, reason))
         if self._exit is None and self._look_at_ns is not None and now_ns >= self._look_at_ns:
             self._look()
         if self._ladder is not None:
@@ -283,11 +290,11 @@ class Minder:
         foreign = isinstance(self._watch, ForeignLeader)
         self._look_at_ns = None
         self._record_at_ns = boot_ns() + _FOREIGN_LOOK_NS if foreign else 0
-        if self._ladder is None and self._tree.members():
-            self._start_ladder(Cause.SELF, boot_ns() + self._plan.grace_ns)
+        if self._ladder is None and not self._tree.is_empty():
+            self._start_ladder(SELF, boot_ns() + self._plan.grace_ns)
 
     def _try_to_finish(self) -> None:
-        if self._tree.members():
+        if not self._tree.is_empty():
             if isinstance(self._watch, ForeignLeader):
                 self._record_at_ns = boot_ns() + _FOREIGN_LOOK_NS
             return
@@ -297,54 +304,33 @@ class Minder:
             while pump.step() is Progress.MOVED:
                 pass
         reach("shim.drained")
+        if self._record is None:
+            # Once: an end that the disk refuses for an hour was an hour ago.
+            self._record = self._final()
         try:
-            jobdir.write_exit(".", self._final())
+            jobfiles.write_exit(".", self._record)
         except OSError:
             self._record_at_ns = boot_ns() + _RECORD_RETRY_NS
             return
         reach("shim.recorded")
         self._over = True
         self._control.close()
-        self._control.broadcast(JobRecorded(self._plan.job_id))
+        self._control.broadcast(words.recorded(self._plan.job_id))
         self._watch.reap()
 
-    def _final(self) -> FinalState:
-        started_at_ns = self._plan.started_at_ns
+    def _final(self) -> bytes:
         if self._start_error is not None:
-            error = self._start_error
-            return StartFailed(wall_ns(), Cause.SELF, error.reason, error.errno, error.path)
-        if not isinstance(self._exit, Exit):
+            return ending.start_failed(self._start_error)
+        if not isinstance(self._exit, Ended):
             reason = "its shim was killed, and so was the warden that could have seen the end"
-            return Lost(wall_ns(), Cause.UNKNOWN, reason, started_at_ns)
-        status = ExitStatus(self._exit.wait_status)
-        stop = (self._stop.cause, self._stop_reason(status)) if self._stop else None
-        cause, reason = cause_of_end(status, stop, frozenset(self._sent_signals))
-        return Ended(
-            started_at_ns=started_at_ns,
-            ended_at_ns=wall_ns(),
-            duration_ns=boot_ns() - self._plan.started_boot_ns,
-            status=status,
-            cause=cause,
-            usage=_with_orphans(self._exit.usage),
-            reason=reason,
-        )
+            return ending.lost(reason, self._plan.started_at_ns)
+        stop = None
+        if self._stop is not None:
+            stop = self._stop.cause, self._stop_reason(self._stop, self._exit)
+        return ending.ended(self._plan, self._exit, stop, frozenset(self._sent_signals))
 
-    def _stop_reason(self, status: ExitStatus) -> str:
-        said = self._stop.reason if self._stop else ""
-        if (
-            self._ladder is not None
-            and self._ladder.killing
-            and status.signal_number == signal.SIGKILL
-        ):
-            return f"{said}; " * bool(said) + "killed when its grace was over"
-        return said
-
-
-def _with_orphans(leader: ResourceUsage) -> ResourceUsage:
-    """Add what we reaped ourselves: whatever the job had daemonised."""
-    below = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ResourceUsage(
-        cpu_user_s=leader.cpu_user_s + below.ru_utime,
-        cpu_system_s=leader.cpu_system_s + below.ru_stime,
-        peak_memory_bytes=max(leader.peak_memory_bytes, below.ru_maxrss * 1024),
-    )
+    def _stop_reason(self, stop: Stop, seen: Ended) -> str:
+        killed = os.WIFSIGNALED(seen.wait_status) and os.WTERMSIG(seen.wait_status) == SIGKILL
+        if self._ladder is not None and self._ladder.killing and killed:
+            return f"{stop.reason}; " * bool(stop.reason) + "killed when its grace was over"
+        return stop.reason

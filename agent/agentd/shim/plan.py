@@ -6,38 +6,60 @@ the shim's memory stays as long as the job does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from agentd.core.value import Value
+from agentd.shim import words
 
-from agentd.core.contract import JobStarted, encode
-from agentd.core.job import JobSpec, ProcessId
-from agentd.system.records import PidRecord
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 _S = 1_000_000_000
 _NO_TIMEOUT = -1
 _MARK = b"plan"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Value):
     """One job that has begun."""
 
-    job_id: int
-    leader_pid: int
-    leader_start_ticks: int
-    started_at_ns: int
-    started_boot_ns: int
-    grace_ns: int
-    #: -1: none.
-    timeout_ns: int
-    segment_bytes: int
-    retention_bytes: int
-    #: The JobStarted message, ready to be sent: encoding it would cost the shim memory.
-    announcement: bytes
+    __slots__ = (  # noqa: RUF023  # as in __init__
+        "job_id",
+        "leader_pid",
+        "leader_start_ticks",
+        "started_at_ns",
+        "started_boot_ns",
+        "grace_ns",
+        "timeout_ns",
+        "segment_bytes",
+        "retention_bytes",
+        "announcement",
+    )
 
-    @property
-    def leader(self) -> ProcessId:
-        """Who leads the job."""
-        return ProcessId(self.leader_pid, self.leader_start_ticks)
+    def __init__(  # noqa: PLR0913, PLR0917  # its fields
+        self,
+        job_id: int,
+        leader_pid: int,
+        leader_start_ticks: int,
+        started_at_ns: int,
+        started_boot_ns: int,
+        grace_ns: int,
+        timeout_ns: int,
+        segment_bytes: int,
+        retention_bytes: int,
+        announcement: bytes,
+    ) -> None:
+        self.job_id = job_id
+        self.leader_pid = leader_pid
+        self.leader_start_ticks = leader_start_ticks
+        self.started_at_ns = started_at_ns
+        self.started_boot_ns = started_boot_ns
+        self.grace_ns = grace_ns
+        #: -1: none.
+        self.timeout_ns = timeout_ns
+        self.segment_bytes = segment_bytes
+        self.retention_bytes = retention_bytes
+        #: The JobStarted message, ready to be sent: encoding it would cost the shim memory.
+        self.announcement = announcement
 
     @property
     def ends_at_boot_ns(self) -> int | None:
@@ -48,41 +70,39 @@ class Plan:
 
     def encode(self) -> bytes:
         """Return it as a packet: numbers, then the announcement."""
-        numbers = [str(getattr(self, name)) for name in type(self).__slots__[:-1]]
-        return b" ".join((_MARK, *(number.encode() for number in numbers), self.announcement))
+        numbers = [b"%d" % getattr(self, name) for name in self.__slots__[:-1]]
+        return b" ".join((_MARK, *numbers, self.announcement))
+
+
+def is_plan(packet: bytes) -> bool:
+    """Say whether a packet is a plan, and no report of a step that failed."""
+    return packet.startswith(_MARK)
 
 
 def decode(packet: bytes) -> Plan | None:
     """Return the plan, or None if the packet is something else."""
-    mark, *words = packet.split(b" ", len(Plan.__slots__))
-    if mark != _MARK:
+    if not is_plan(packet):
         return None
-    *numbers, announcement = words
+    _, *numbers, announcement = packet.split(b" ", len(Plan.__slots__))
     job, leader, ticks, started, booted, grace, timeout, segment, retention = map(int, numbers)
     return Plan(
         job, leader, ticks, started, booted, grace, timeout, segment, retention, announcement
     )
 
 
-def make(spec: JobSpec, record: PidRecord, shim_pid: int) -> Plan:
-    """Return the plan of a job that has begun."""
+def make(spec: Mapping[str, Any], record: Mapping[str, Any], shim_pid: int) -> Plan:
+    """Return the plan of a job that has begun: of its spec.json and its pidfile."""
+    leader_pid, leader_start_ticks = record["leader"]["pid"], record["leader"]["start_ticks"]
+    started_at_ns, timeout_s = record["started_at_ns"], spec["timeout_s"]
     return Plan(
-        job_id=spec.id,
-        leader_pid=record.leader.pid,
-        leader_start_ticks=record.leader.start_ticks,
-        started_at_ns=record.started_at_ns,
-        started_boot_ns=record.started_boot_ns,
-        grace_ns=int(spec.grace_s * _S),
-        timeout_ns=_NO_TIMEOUT if spec.timeout_s is None else int(spec.timeout_s * _S),
-        segment_bytes=spec.log_segment_bytes,
-        retention_bytes=spec.log_retention_bytes,
-        announcement=encode(
-            JobStarted(
-                spec.id,
-                record.started_at_ns,
-                record.leader.pid,
-                record.leader.start_ticks,
-                shim_pid,
-            )
-        ),
+        spec["id"],
+        leader_pid,
+        leader_start_ticks,
+        started_at_ns,
+        record["started_boot_ns"],
+        int(spec["grace_s"] * _S),
+        _NO_TIMEOUT if timeout_s is None else int(timeout_s * _S),
+        spec["log_segment_bytes"],
+        spec["log_retention_bytes"],
+        words.started(spec["id"], started_at_ns, leader_pid, leader_start_ticks, shim_pid),
     )

@@ -12,22 +12,31 @@ never a byte vanish without a gap.
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
-import json
 import os
+import select
 import stat
+import sys
 import termios
 import time
-from dataclasses import dataclass
-from enum import Enum, auto
 
 from agentd.core.rotation import Segment, droppable, segment_limit_bytes
+from agentd.core.value import Value
 from agentd.system.clock import wall_ns
 from agentd.system.crashpoint import reach
 from agentd.system.files import write_all
-from agentd.system.logdir import INDEX_ENTRY, discarded_to, list_segments, segment_name
+from agentd.system.logdir import (
+    INDEX_ENTRY,
+    discarded_to,
+    index_step_ns,
+    list_segments,
+    segment_name,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 #: Capacity of a busy pipe; the most that an ordinary user may ask for (pipe(7)).
 BUSY_PIPE_BYTES = 1 << 20
@@ -36,29 +45,33 @@ _MOVE_BYTES = 1 << 20
 _COPY_BYTES = 1 << 16
 #: After this long on a full disk the pump tries again to write.
 _RETRY_NS = 250_000_000
-#: Entries of the time index are at least this far apart, twice as far for each MiB of index.
-_INDEX_STEP_NS = 100_000_000
-_INDEX_DOUBLING_BYTES = 1 << 20
 #: Small writes closer together than this are collected before they are moved.
 _CHATTY_NS = 2_000_000
 _CHATTY_BYTES = 16 << 10
 _COLLECT_S = 0.001
 
 
-class Progress(Enum):
-    """What one step found."""
+class Progress:
+    """What one step found: one of three objects. An Enum would bring a module into every shim."""
 
-    MOVED = auto()
-    IDLE = auto()
-    END = auto()
+    __slots__ = ()
+
+    MOVED: ClassVar[Progress]
+    IDLE: ClassVar[Progress]
+    END: ClassVar[Progress]
 
 
-@dataclass(frozen=True, slots=True)
-class LogLimits:
+Progress.MOVED, Progress.IDLE, Progress.END = Progress(), Progress(), Progress()
+
+
+class LogLimits(Value):
     """How large a segment and the whole log of one stream may grow."""
 
-    segment_bytes: int
-    retention_bytes: int
+    __slots__ = ("retention_bytes", "segment_bytes")
+
+    def __init__(self, segment_bytes: int, retention_bytes: int) -> None:
+        self.segment_bytes = segment_bytes
+        self.retention_bytes = retention_bytes
 
 
 class Pump:
@@ -85,8 +98,12 @@ class Pump:
     def resume(self) -> None:
         """Go on where the segments on disk end."""
         self._segments = list_segments(".", self._stream)
+        discarded = discarded_to(".", self._stream)
+        if discarded and Segment(discarded, 0) in self._segments[-1:]:
+            # Made at a try to write, on a disk that was full: the hole before it goes on.
+            self._drop(self._segments[-1])
         written = self._segments[-1].end if self._segments else 0
-        self.offset = max(written, discarded_to(".", self._stream))
+        self.offset = max(written, discarded)
         if self.offset > written:
             self._gap_from = written
         elif self._segments:
@@ -100,8 +117,15 @@ class Pump:
     def step(self) -> Progress:
         """Move what is there, one system call's worth."""
         if self._index is None:
+            seen = self._look()
+            if seen is not Progress.MOVED:
+                # A job that never writes has no files for it: two inodes less a launch.
+                return seen
             self._is_pipe = _is_pipe(self.source)
             self._index = _TimeIndex(f"{self._stream}.idx")
+        return self._step()
+
+    def _step(self) -> Progress:
         if self._file < 0 and not self._open_segment():
             return self._discard()
         room = self._full_at_bytes - self._segments[-1].size_bytes
@@ -118,6 +142,15 @@ class Pump:
             return Progress.END
         self._account(moved)
         return Progress.MOVED
+
+    def _look(self) -> Progress:
+        """Say whether there is something to move, without moving it."""
+        poll = select.poll()
+        poll.register(self.source, select.POLLIN)
+        events = poll.poll(0)
+        if not events:
+            return Progress.IDLE
+        return Progress.MOVED if events[0][1] & select.POLLIN else Progress.END
 
     def _move(self, count: int) -> int:
         if self._is_pipe:
@@ -153,7 +186,7 @@ class Pump:
         if self._gap_from is not None and moved:
             self._record_gap(self._gap_from)
         if self._index is not None:
-            self._index.note(self.offset, now_ns)
+            self._index.note(self.offset)
         last = self._segments[-1]
         self._segments[-1] = Segment(last.offset, last.size_bytes + moved)
         self.offset += moved
@@ -163,14 +196,14 @@ class Pump:
     def _record_gap(self, from_offset: int) -> None:
         """Say that this hole between two segments was a full disk, not retention."""
         self._gap_from = None
-        line = json.dumps({"from": from_offset, "to": self.offset}) + "\n"
+        line = b'{"from": %d, "to": %d}\n' % (from_offset, self.offset)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
             descriptor = os.open(f"{self._stream}.gaps", flags, 0o600)
         except OSError:
             return
         try:
-            write_all(descriptor, line.encode())
+            write_all(descriptor, line)
         except OSError:
             pass  # The hole itself remains, and it is what readers go by.
         finally:
@@ -253,12 +286,11 @@ class Pump:
         return Progress.MOVED if data else Progress.END
 
     def _waiting_bytes(self) -> int:
-        count = array.array("i", [0])
         try:
-            fcntl.ioctl(self.source, termios.FIONREAD, count)
+            answer = fcntl.ioctl(self.source, termios.FIONREAD, bytes(4))
         except OSError:
             return 0
-        return count[0]
+        return int.from_bytes(answer, sys.byteorder)
 
     def _note_discarded(self, count: int) -> None:
         self.offset += count
@@ -296,14 +328,16 @@ class _TimeIndex:
             self._size_bytes -= torn
             os.ftruncate(self._file, self._size_bytes)
 
-    def note(self, offset: int, now_ns: int) -> None:
+    def note(self, offset: int) -> None:
         """Enter that the byte at `offset` was written now, unless the last entry is fresh."""
-        step_ns = _INDEX_STEP_NS << (self._size_bytes // _INDEX_DOUBLING_BYTES)
-        if self._last_ns is not None and now_ns - self._last_ns < step_ns:
+        step_ns = index_step_ns(self._size_bytes)
+        now_ns = wall_ns()
+        # Readers take it that an entry holds for a step: also where the clock has jumped.
+        if self._last_ns is not None and abs(now_ns - self._last_ns) < step_ns:
             return
         self._last_ns = now_ns
         try:
-            self._size_bytes += os.write(self._file, INDEX_ENTRY.pack(offset, wall_ns()))
+            self._size_bytes += os.write(self._file, INDEX_ENTRY.pack(offset, now_ns))
         except OSError:
             return
 

@@ -8,26 +8,27 @@ shim, which holds the same socket, must be able to read it again, and may open t
 
 from __future__ import annotations
 
-import json
 import os
 from _socket import MSG_DONTWAIT, MSG_PEEK
 from _socket import socket as c_socket
-from dataclasses import dataclass
 
+from agentd.core.value import Value
 from agentd.shim import plan
-from agentd.shim.plan import Plan
+from agentd.system import plainjson
 
 _GATE = b"go"
 _PACKET_BYTES = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class StartError:
+class StartError(Value):
     """The step that failed, why, and on which path."""
 
-    step: str
-    errno: int
-    path: str
+    __slots__ = ("step", "errno", "path")  # noqa: RUF023  # as in __init__
+
+    def __init__(self, step: str, errno: int, path: str) -> None:
+        self.step = step
+        self.errno = errno
+        self.path = path
 
     @property
     def reason(self) -> str:
@@ -37,6 +38,8 @@ class StartError:
 
 class StartTalk:
     """One end of the talk. Borrows the descriptor."""
+
+    __slots__ = ("_socket",)
 
     def __init__(self, descriptor: int) -> None:
         """Speak over `descriptor`."""
@@ -48,7 +51,7 @@ class StartTalk:
 
     # The leader's side.
 
-    def propose(self, proposal: Plan) -> bool:
+    def propose(self, proposal: plan.Plan) -> bool:
         """Send the plan and wait at the gate; False if nobody is left to open it."""
         try:
             self._socket.send(proposal.encode())
@@ -60,14 +63,16 @@ class StartTalk:
         """Say which step failed."""
         body = {"step": error.step, "errno": error.errno, "path": error.path}
         try:
-            self._socket.send(json.dumps(body).encode())
+            self._socket.send(plainjson.dumps(body))
         except OSError:
             return
 
     # The shim's side.
 
-    def hear_plan(self) -> Plan | None:
-        """Wait for the plan; None if the leader ended without one."""
+    def hear_plan(self) -> plan.Plan | None:
+        """Wait for the plan; None if the leader ended without one: see `outcome`."""
+        if not plan.is_plan(self._receive(MSG_PEEK)):
+            return None
         return plan.decode(self._receive(0))
 
     def open_gate(self) -> None:
@@ -87,19 +92,19 @@ class StartTalk:
         """
         while True:
             packet = self._receive(MSG_PEEK | MSG_DONTWAIT)
-            if plan.decode(packet) is None:
+            if not plan.is_plan(packet):
                 break
             # The plan, unheard: the shim it was for was killed.
             self._receive(0)
         if not packet:
             return None
-        body = json.loads(packet)
+        body = plainjson.loads(packet)
         return StartError(body["step"], body["errno"], body["path"])
 
     def _receive(self, flags: int) -> bytes:
         try:
             return self._socket.recv(_PACKET_BYTES, flags)
         except ConnectionResetError:
-            # The leader went on without reading the gate that was opened a second time. The
-            # kernel says so once, and before what the leader itself had sent.
+            # The leader went on without reading the gate that was opened a second time, or was
+            # killed at it. The kernel says so once, and before what the leader itself had sent.
             return self._socket.recv(_PACKET_BYTES, flags)

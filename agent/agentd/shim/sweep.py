@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NoReturn
 
-from agentd.core.job import ProcessId
 from agentd.errors import AgentError, RecordCorruptError
+from agentd.shim import records
 from agentd.shim.ladder import Ladder
 from agentd.shim.tree import FoundTree
-from agentd.system import jobdir
+from agentd.system import jobfiles
 from agentd.system.clock import boot_id, boot_ns
-from agentd.system.prctl import set_name
+from agentd.system.kernel import set_name
+from agentd.system.proc import Process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 _S = 1_000_000_000
 _LOOK_S = 0.05
@@ -30,20 +34,22 @@ def sweep(directory: str, grace_s: float) -> NoReturn:
 
 
 def _sweep(directory: str, grace_s: float) -> None:
-    spec = jobdir.read_spec(directory)
+    spec = records.read(f"{directory}/{jobfiles.SPEC}")
     if spec is None:
         return
-    tree = FoundTree(spec.uid, _leader(directory))
+    tree = FoundTree(spec["uid"], _leader(directory))
     ladder = Ladder(tree, boot_ns() + int(grace_s * _S))
     while tree.members():
         ladder.tick()
         time.sleep(_LOOK_S)
 
 
-def _leader(directory: str) -> ProcessId | None:
+def _leader(directory: str) -> Process | None:
     try:
-        record = jobdir.read_pid(directory)
+        record = records.read_pid(directory)
     except RecordCorruptError:
         # Perhaps the very reason why the job is lost; the mark in the environment is enough.
         return None
-    return record.leader if record is not None and record.boot_id == boot_id() else None
+    if record is None or record["boot_id"] != boot_id():
+        return None
+    return Process(**record["leader"])

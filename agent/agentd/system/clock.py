@@ -13,8 +13,10 @@ def wall_ns() -> int:
 
 
 def boot_ns() -> int:
-    """Nanoseconds since boot, suspend included (CLOCK_BOOTTIME): for durations that outlive
-    a process and must not jump when somebody sets the wall clock."""
+    """Nanoseconds since boot, suspend included (CLOCK_BOOTTIME).
+
+    For durations that outlive a process and must not jump when somebody sets the wall clock.
+    """
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 

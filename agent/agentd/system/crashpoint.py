@@ -8,9 +8,12 @@ variable a call costs one comparison.
 from __future__ import annotations
 
 import os
-import signal
+
+from agentd.system.signals import SIGKILL
 
 _DIRECTORY = os.environ.get("AGENTD_CRASH_DIR")
+#: Whether there is any point at which this process may be killed.
+IS_ARMED = _DIRECTORY is not None
 
 
 def reach(name: str) -> None:
@@ -25,5 +28,5 @@ def reach(name: str) -> None:
     except FileNotFoundError:
         return
     for pid in others:
-        os.kill(pid, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(pid, SIGKILL)
+    os.kill(os.getpid(), SIGKILL)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
 
 from agentd.errors import DiskFullError, SystemCallError, UnsafeDirectoryError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 

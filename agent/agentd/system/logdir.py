@@ -9,19 +9,33 @@ after the last segment's end.
 from __future__ import annotations
 
 import os
-import re
 import struct
-from collections.abc import Iterator
 
 from agentd.core.rotation import Segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Stream names, as they stand in file names.
 OUT = "out"
 ERR = "err"
 
-_NAME = re.compile(r"(out|err)-(\d{20})\.log")
+_SUFFIX = ".log"
+_OFFSET_DIGITS = 20
 #: One entry of the time index: logical offset, wall clock nanoseconds.
 INDEX_ENTRY = struct.Struct("<QQ")
+_INDEX_STEP_NS = 100_000_000
+_INDEX_DOUBLING_BYTES = 1 << 20
+
+
+def index_step_ns(index_bytes: int) -> int:
+    """Return how far apart entries of a time index of this size are at least.
+
+    Twice as far for each MiB, so that the index of a job that never ends stays small. The last
+    entry holds for as long.
+    """
+    return _INDEX_STEP_NS << (index_bytes // _INDEX_DOUBLING_BYTES)
 
 
 def segment_name(stream: str, offset: int) -> str:
@@ -40,14 +54,20 @@ def list_segments(directory: str, stream: str) -> list[Segment]:
 def _segments(directory: str, stream: str) -> Iterator[Segment]:
     with os.scandir(directory) as entries:
         for entry in entries:
-            match = _NAME.fullmatch(entry.name)
-            if match is None or match[1] != stream:
+            offset = _offset_in(entry.name, f"{stream}-")
+            if offset is None:
                 continue
             try:
-                yield Segment(int(match[2]), entry.stat().st_size)
+                yield Segment(offset, entry.stat().st_size)
             except FileNotFoundError:
                 # Dropped by retention between the listing and the look.
                 continue
+
+
+def _offset_in(name: str, prefix: str) -> int | None:
+    digits = name.removeprefix(prefix).removesuffix(_SUFFIX)
+    is_ours = name == f"{prefix}{digits}{_SUFFIX}" and len(digits) == _OFFSET_DIGITS
+    return int(digits) if is_ours and digits.isdecimal() and digits.isascii() else None
 
 
 def discarded_to(directory: str, stream: str) -> int:

@@ -106,8 +106,10 @@ def load_spec(data: bytes) -> JobSpec:
         known = _known(JobSpec, body)
         known["argv"] = tuple(known["argv"])
         known["output"] = output_from_json(known["output"])
+        limits = known.get("resource_limits", {})
+        known["resource_limits"] = {name: (soft, hard) for name, (soft, hard) in limits.items()}
         return JobSpec(**known)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordCorruptError(f"spec.json lacks or misnames a field: {error}") from error
 
 

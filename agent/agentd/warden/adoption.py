@@ -32,7 +32,7 @@ def look(paths: Paths) -> Iterator[Finding]:
     The others (never begun, ended, lost) need no warden; the server decides about them.
     """
     for name in os.listdir(paths.live):
-        if not name.isdigit():
+        if not (name.isascii() and name.isdigit()):
             continue
         job_id = int(name)
         directory = paths.job(job_id)
@@ -47,14 +47,15 @@ def look(paths: Paths) -> Iterator[Finding]:
 def _pid_record(directory: str) -> PidRecord | None:
     try:
         return jobdir.read_pid(directory)
-    except RecordCorruptError:
+    except (RecordCorruptError, OSError):
+        # One job on a bad disk is no reason to mind none; its lock tells whether it has a shim.
         return None
 
 
 def _output(directory: str, record: PidRecord | None) -> OutputKind:
     try:
         spec = jobdir.read_spec(directory) if record is None else None
-    except RecordCorruptError:
+    except (RecordCorruptError, OSError):
         spec = None
     return OutputKind.MERGED if spec is None else OUTPUT_KINDS[type(spec.output)]
 

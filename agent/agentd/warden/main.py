@@ -64,5 +64,7 @@ def _take_signals() -> int:
         signal.signal(number, lambda _number, _frame: None)
     for number in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    # Whoever started us may have blocked some, and a blocked SIGCHLD tells of nobody's end.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     return read_end

@@ -6,8 +6,8 @@ import os
 from _socket import socket as c_socket
 from dataclasses import dataclass, field
 
-from agentd.core.contract import JobView, Message
-from agentd.core.job import OutputKind
+from agentd.core.contract import JobView, Message, Stop
+from agentd.core.job import OutputKind, ProcessId
 
 
 @dataclass(slots=True)
@@ -26,8 +26,10 @@ class MindedJob:
     pending: list[Message] = field(default_factory=list)
     #: How often a shim was asked for.
     launches: int = 0
-    #: How often a rescue shim was asked for since one spoke.
-    rescues: int = 0
+    #: Who minds it, once that one has spoken.
+    shim: ProcessId | None = None
+    #: A stop that no shim has confirmed yet.
+    stop: Stop | None = None
     #: How often the job was looked at since a shim last spoke.
     looks: int = 0
     #: Whether the present shim is a rescue shim.

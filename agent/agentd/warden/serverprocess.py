@@ -68,7 +68,8 @@ class ServerProcess:
         now_s = time.monotonic()
         if now_s - self._started_s >= _GOOD_LIFE_S:
             self._delay_s = 0.0
-        self._start_at_s = now_s + self._delay_s
+        if self._start_at_s is not None:
+            self._start_at_s = now_s + self._delay_s
         self._delay_s = min(max(self._delay_s * 2, _FIRST_DELAY_S), _LONGEST_DELAY_S)
 
     def send(self, message: Message) -> None:

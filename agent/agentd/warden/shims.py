@@ -23,6 +23,7 @@ from agentd.core.contract import (
     Message,
     Refused,
     ShimReplaced,
+    Stop,
     Sweep,
 )
 from agentd.errors import RecordCorruptError
@@ -37,12 +38,12 @@ from agentd.warden.loop import Loop
 from agentd.warden.minded import MindedJob, starting_view
 from agentd.warden.spawner import Spawner
 
-#: A job whose shims die this often before they say a word is not tried again.
-_SHIMS_AT_MOST = 10
+#: A job whose shim was asked for this often and never began is not tried again.
+_LAUNCHES_AT_MOST = 20
 #: A job nobody minds is looked at again after so long, doubled each time.
 _FIRST_LOOK_S = 0.001
-_LONGEST_LOOK_S = 0.2
-_PHASE_AFTER = {JobPaused: "paused", JobResumed: "running", JobStopping: "stopping"}
+_LONGEST_LOOK_S = 5.0
+_PHASE_AFTER = {JobPaused: "paused", JobResumed: "running"}
 
 
 class Shims:
@@ -53,7 +54,7 @@ class Shims:
     ) -> None:
         """`tell` passes a message to the server, if there is one."""
         self._paths = paths
-        self.spawner = Spawner(origin)
+        self.spawner = Spawner(origin, f"{paths.runtime_dir}/rehearsal")
         self._loop = loop
         self._tell = tell
         self._jobs: dict[int, MindedJob] = {}
@@ -77,7 +78,8 @@ class Shims:
             self._engage(job)
         except OSError:
             # Out of descriptors or memory: no reason to lose sight of the job.
-            traceback.print_exc()
+            if job.looks == 0:
+                traceback.print_exc()
             self._look_again(job)
 
     def _look_again(self, job: MindedJob) -> None:
@@ -106,6 +108,8 @@ class Shims:
         if job is None or job.recorded:
             self._tell(Refused(job_id, type(order).__name__, "no shim minds this job"))
         else:
+            if isinstance(order, Stop):
+                job.stop = order
             job.pending.append(order)
             self._send_pending(job)
 
@@ -121,7 +125,7 @@ class Shims:
             directory = self._paths.job(finding.job_id)
             job = MindedJob(finding.job_id, directory, finding.view, finding.output)
             self._jobs[finding.job_id] = job
-            self._engage(job)
+            self._attention[finding.job_id] = 0.0
 
     @property
     def is_waiting_for_answers(self) -> bool:
@@ -135,7 +139,7 @@ class Shims:
         if locks.is_locked(f"{job.directory}/{jobdir.PID}") is not False:
             # A shim that may live ("cannot tell" too) is never replaced.
             self._reach(job)
-        elif job.view.shim_pid and process.is_running(job.view.shim_pid):
+        elif job.shim is not None and process.is_alive(job.shim):
             # A dying process closes its files before its children get their new parent
             # (do_exit() in kernel/exit.c); as a zombie it has none left.
             self._look_again(job)
@@ -174,7 +178,7 @@ class Shims:
 
     def _launch(self, job: MindedJob) -> None:
         """Have the job started; nothing of it has run."""
-        if job.launches >= _SHIMS_AT_MOST:
+        if job.launches >= _LAUNCHES_AT_MOST:
             reason = "its shim ended before the program began, several times"
             self._tell(Refused(job.job_id, Launch.__name__, reason))
             self._forget(job)
@@ -182,7 +186,9 @@ class Shims:
         reach("warden.before_spawn")
         job.rescued = False
         job.replace_descriptors({})
+        self._leaders.pop(job.view.leader_pid, None)
         job.view = starting_view(job.job_id)
+        job.shim = None
         ours, theirs = packets.pair()
         taken = self.spawner.start(job.directory, theirs.fileno(), job.output)
         theirs.close()
@@ -231,9 +237,9 @@ class Shims:
             case Adopted():
                 first_word = job.view.shim_pid != message.view.shim_pid and job.rescued
                 job.view = message.view
+                job.shim = process.identify(message.view.shim_pid)
                 job.replace_descriptors(dict(zip(message.descriptors, descriptors, strict=False)))
                 if job.rescued:
-                    job.rescues = 0
                     self._send_word(job)
                     if first_word:
                         self._tell(ShimReplaced(job.job_id, message.view.shim_pid))
@@ -241,8 +247,11 @@ class Shims:
             case JobStarted():
                 job.view = replace(job.view, phase="running")
                 self._drop_start(job)
-            case JobPaused() | JobResumed() | JobStopping():
+            case JobPaused() | JobResumed():
                 job.view = replace(job.view, phase=_PHASE_AFTER[type(message)])
+            case JobStopping():
+                job.stop = None
+                job.view = replace(job.view, phase="stopping", cause=message.cause)
             case JobRecorded():
                 job.recorded = True
                 reach("warden.recorded")
@@ -260,10 +269,6 @@ class Shims:
     # A shim that was killed.
 
     def _rescue(self, job: MindedJob) -> None:
-        if job.rescues >= _SHIMS_AT_MOST:
-            self._tell(JobGone(job.job_id, rebooted=False))
-            self._forget(job)
-            return
         ours = self._is_our_child(job.view.leader_pid)
         if ours:
             self._leaders[job.view.leader_pid] = job.job_id
@@ -272,7 +277,9 @@ class Shims:
         taken = self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
         theirs.close()
         if taken:
-            job.rescues += 1
+            if job.stop is not None and job.stop not in job.pending:
+                # The killed shim may have had it in its socket and never read it.
+                job.pending.insert(0, job.stop)
             self._attend(job, mine)
         else:
             mine.close()
@@ -316,7 +323,11 @@ class Shims:
         still be unread, so that is read first.
         """
         if pid in self._leaders:
-            self._send_word(self._jobs[self._leaders[pid]])
+            job_of_leader = self._jobs.get(self._leaders[pid])
+            if job_of_leader is None:
+                del self._leaders[pid]
+                return False
+            self._send_word(job_of_leader)
             return True
         for job in list(self._jobs.values()):
             if job.view.leader_pid in (0, pid) and job.control is not None:

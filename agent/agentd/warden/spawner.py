@@ -1,60 +1,75 @@
-"""The spawner: a small process of the warden's that does nothing but fork shims.
-
-A page that the parent writes between two forks stays behind in the older child as its own
-copy. The warden writes many; the spawner hardly any, so that 200 shims share what they were
-born with. And a fork, a millisecond or two, no longer keeps the guard waiting.
-"""
+"""The warden's end of the spawner: see shim.spawning."""
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import sys
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC
+import time
+import traceback
 from _socket import socket as c_socket
-from collections.abc import Mapping
-from typing import NoReturn
 
+import agentd
 from agentd.core.job import OutputKind
-from agentd.shim import main as shim
-from agentd.shim.daemonize import double_fork
 from agentd.shim.leader import Origin
-from agentd.shim.main import Assignment, Rescue
-from agentd.shim.sweep import sweep
+from agentd.shim.main import Rescue
 from agentd.system import packets
-from agentd.system.crashpoint import reach
-from agentd.system.files import keep_only
-from agentd.system.prctl import set_name
 
-_INT_BYTES = 4
-_ORDER_BYTES = 8 << 10
-_ROOM = CMSG_SPACE(8 * _INT_BYTES)
-#: What a terminal or a logout may send is none of a shim's business.
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)
+_ORDERS_FD = 3
+_GOOD_LIFE_S = 1.0
+_ROOT = os.path.dirname(os.path.dirname(agentd.__file__))
+#: Without site-packages and what they may hook into every interpreter.
+_BOOT = "import sys; sys.path.append(sys.argv[1]); from agentd.shim.spawning import main; main()"
+_COMMAND = (sys.executable, "-I", "-S", "-c", _BOOT, _ROOT)
 
 
 class Spawner:
-    """The warden's end. An order that is lost with the spawner closes its control socket."""
+    """One spawner at a time. An order that is lost with it closes its control socket."""
 
-    def __init__(self, origin: Origin) -> None:
-        """Fork the first spawner."""
+    def __init__(self, origin: Origin, scratch: str = "") -> None:
+        """Start the first one. `scratch` is a directory for its rehearsal: see shim.rehearsal."""
         self._origin = origin
+        self._scratch = scratch
         self.pid = 0
+        self._started_s = 0.0
         self._socket: c_socket | None = None
-        self.restart()
+        self._start()
 
     def restart(self) -> None:
-        """Fork a spawner; the warden reaps the one before."""
+        """Start another spawner: the warden has reaped the last one.
+
+        One that lived only for a moment is followed by the next when there is an order.
+        """
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
+        if time.monotonic() - self._started_s >= _GOOD_LIFE_S:
+            self._start()
+
+    def _start(self) -> None:
+        self._started_s = time.monotonic()
         ours, theirs = packets.pair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            theirs.setblocking(True)
-            _serve(theirs, self._origin)
-        theirs.close()
-        self._socket = ours
+        # The kernel blocks on behalf of the file, not of the socket object.
+        theirs.setblocking(True)
+        numbers = (_ORDERS_FD, self._origin.umask, *self._origin.open_files)
+        try:
+            # Not fork: nothing of the warden's memory is copied.
+            self.pid = os.posix_spawn(
+                sys.executable,
+                (*_COMMAND, *map(str, numbers), self._scratch),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), _ORDERS_FD),
+                ],
+                setsigmask=(),
+            )
+            self._socket = ours
+        except OSError:
+            # Out of processes or memory; the next order tries again.
+            traceback.print_exc()
+            ours.close()
+        finally:
+            theirs.close()
 
     def start(self, directory: str, control: int, kind: OutputKind) -> bool:
         """Have a new job's shim forked; False if the spawner takes no orders now."""
@@ -73,51 +88,7 @@ class Spawner:
 
     def _order(self, order: str, descriptors: tuple[int, ...]) -> bool:
         if self._socket is None:
+            self._start()
+        if self._socket is None:
             return False
         return packets.send_bytes(self._socket, os.fsencode(order), descriptors)
-
-
-def _serve(orders: c_socket, origin: Origin) -> NoReturn:
-    """Fork what is ordered until the warden is gone. Never returns."""
-    try:
-        set_name("agentd-spawner")
-        keep_only((orders.fileno(),))
-        signal.set_wakeup_fd(-1)
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        # A shim wakes up for its children; the handler is here, so that it sets none.
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        # Objects that exist now are shared by every shim: the collector must not touch them.
-        gc.collect()
-        gc.freeze()
-        while True:
-            order, ancillary, _, _ = orders.recvmsg(_ORDER_BYTES, _ROOM, MSG_CMSG_CLOEXEC)
-            if not order:
-                break
-            descriptors = ancillary[0][2] if ancillary else b""
-            reach("spawner.ordered")
-            between = double_fork(lambda: _obey(order, descriptors, origin))  # noqa: B023  # called before the next turn
-            os.waitpid(between, 0)
-            reach("spawner.forked")
-            for start in range(0, len(descriptors), _INT_BYTES):
-                os.close(int.from_bytes(descriptors[start : start + _INT_BYTES], sys.byteorder))
-    finally:
-        os._exit(0)
-
-
-def _obey(order: bytes, packed: bytes, origin: Origin) -> NoReturn:
-    """Be what was ordered, in a process of its own. Never returns."""
-    descriptors = [
-        int.from_bytes(packed[start : start + _INT_BYTES], sys.byteorder)
-        for start in range(0, len(packed), _INT_BYTES)
-    ]
-    verb, _, rest = os.fsdecode(order).partition(" ")
-    what, _, rest = rest.partition(" ")
-    if verb == "sweep":
-        sweep(rest, float(what))
-    set_name("agentd-shim")
-    if verb == "start":
-        shim.run(Assignment(rest, descriptors[0], origin, OutputKind(what)))
-    names, _, directory = rest.partition(" ")
-    named: Mapping[str, int] = dict(zip(names.split(","), descriptors[1:], strict=False))
-    shim.run(Assignment(directory, descriptors[0], origin, Rescue(named, what == "warden")))

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable
 
 from agentd.core.contract import (
@@ -32,6 +33,7 @@ from agentd.shim.leader import Origin
 from agentd.system import process
 from agentd.system.clock import boot_id, wall_ns
 from agentd.system.crashpoint import reach
+from agentd.warden.lines import LineChannel
 from agentd.warden.loop import Loop
 from agentd.warden.serverprocess import ServerProcess
 from agentd.warden.shims import Shims
@@ -39,6 +41,8 @@ from agentd.warden.shims import Shims
 #: How long a new warden lets the adopted shims answer before it speaks for them.
 _ANSWERS_WITHIN_S = 1.0
 _DRAIN_S = 5.0
+#: More reads than its line can hold.
+_LAST_READS = 4
 
 
 class Warden:
@@ -83,9 +87,20 @@ class Warden:
             self._owes_hello = False
             self._tell(Hello(os.getpid(), self._started_at_ns, self._shims.views()))
         else:
-            channel = self._server.spawn()
+            channel = self._start_server()
+            if channel is None:
+                return
             self._loop.watch(channel.fileno(), self._serve_channel)
             self._owes_hello = True
+
+    def _start_server(self) -> LineChannel | None:
+        try:
+            return self._server.spawn()
+        except OSError:
+            # Out of processes, memory or descriptors: later, and less and less often.
+            traceback.print_exc()
+            self._server.ended()
+            return None
 
     def _tell(self, message: Message) -> None:
         # Before its Hello a server knows nothing that a message could add to.
@@ -123,6 +138,15 @@ class Warden:
         if channel is not None:
             self._loop.forget(channel.fileno())
             channel.close()
+
+    def _hear_out(self) -> None:
+        """Obey what a server that is gone had still sent: some of it was promised to a user."""
+        channel = self._server.channel
+        for _ in range(_LAST_READS):
+            for message in channel.receive() if channel is not None else ():
+                if message is not None:
+                    self._obey(message)
+        self._close_channel()
 
     def _obey(self, message: Message) -> None:
         match message:
@@ -190,7 +214,7 @@ class Warden:
         if pid == self._shims.spawner.pid and self._drain_until_s is None:
             self._shims.spawner.restart()
         if pid == self._server.pid:
-            self._close_channel()
+            self._hear_out()
             self._owes_hello = False
             self._server.ended()
             if self._drain_until_s is not None:

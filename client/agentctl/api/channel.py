@@ -10,6 +10,7 @@ the agent sends is an end. The patience of 15 s begins anew with every sign of l
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -19,7 +20,7 @@ import grpc
 
 from agentapi.v1.job_service_pb2_grpc import JobServiceStub
 from agentctl.api.faults import Fault
-from agentctl.errors import AgentctlError, TryAgainError
+from agentctl.errors import AgentctlError, ClientClosedError, TryAgainError, WrongAgentError
 from agentctl.link import Link
 
 Request = TypeVar("Request")
@@ -39,7 +40,7 @@ _LONGEST_PAUSE_S = 0.5
 #: A stream that stood this long was a sign of life, even if nothing was said on it.
 _STOOD_S = 1.0
 _MAX_MESSAGE_BYTES = 16 << 20
-_CLOSED = "this client was closed"
+_CLOSED = "this client was closed; make a new one"
 
 _OPTIONS = (
     ("grpc.default_authority", "localhost"),
@@ -136,27 +137,48 @@ class Connection:
         """Return the channel and its stub, made now if there is none.
 
         Raises:
-            AgentctlError: The client was closed, or as `Link.connect`.
+            ClientClosedError: The client was closed.
+            WrongAgentError: The agent minds another state directory than the link's.
+            AgentctlError: As `Link.connect`.
 
         """
         with self._connecting:
             line = self._current()
             if line is not None:
                 return line
-            path = self.link.connect(patience_s)
-            channel = grpc.insecure_channel(f"unix:{_quoted(path)}", options=_OPTIONS)
+            channel = self._open(Patience(patience_s))
             line = Line(channel, JobServiceStub(channel))
             with self._lock:
                 if not self._closed:
                     self._line = line
                     return line
         channel.close()
-        raise AgentctlError(_CLOSED)
+        raise ClientClosedError(_CLOSED)
+
+    def _open(self, patience: Patience) -> grpc.Channel:
+        while True:
+            path = self.link.connect(patience.left_s)
+            channel = grpc.insecure_channel(f"unix:{_quoted(path)}", options=_OPTIONS)
+            expected = self.link.doubt(path)
+            try:
+                if expected is not None:
+                    _refuse_another(channel, path, expected)
+            except grpc.RpcError as error:
+                channel.close()
+                fault = Fault(error)
+                if self._closed or not fault.is_passing:
+                    raise fault.to_error() from None
+                patience.spend(fault.to_error())
+            except WrongAgentError:
+                channel.close()
+                raise
+            else:
+                return channel
 
     def _current(self) -> Line | None:
         with self._lock:
             if self._closed:
-                raise AgentctlError(_CLOSED)
+                raise ClientClosedError(_CLOSED)
             return self._line
 
     def drop(self, line: Line) -> None:
@@ -256,7 +278,9 @@ class Connection:
                 self._replaced(line, error, patience)
 
     def _recover(self, fault: Fault, line: Line, patience: Patience) -> None:
-        if self._closed or not fault.is_passing:
+        if self._closed:
+            raise ClientClosedError(_CLOSED) from None
+        if not fault.is_passing:
             error = fault.to_error()
             error.asked_before = patience.was_needed
             raise error from None
@@ -269,3 +293,18 @@ class Connection:
             if self._line is line:
                 raise error
         patience.spend(TryAgainError("the connection was closed under the call; try again"))
+
+
+def _refuse_another(channel: grpc.Channel, path: str, state_dir: str) -> None:
+    """Raise WrongAgentError unless the agent there minds `state_dir`; else grpc.RpcError."""
+    from agentapi.v1.agent_service_pb2 import GetAgentInfoRequest
+    from agentapi.v1.agent_service_pb2_grpc import AgentServiceStub
+
+    info = AgentServiceStub(channel).GetAgentInfo(
+        GetAgentInfoRequest(), timeout=_ONCE_TIMEOUT_S, metadata=_METADATA
+    )
+    if os.path.realpath(info.state_dir) != os.path.realpath(state_dir):
+        raise WrongAgentError(
+            f"the agent at {path} belongs to the state directory {info.state_dir}, "
+            f"not to {state_dir}; set AGENTD_RUNTIME_DIR too"
+        )

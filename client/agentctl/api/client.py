@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from agentapi.v1 import job_service_pb2 as wire
 from agentapi.v1.job_pb2 import Job as WireJob
-from agentctl.api.amounts import seconds_of, to_ns
+from agentctl.api.amounts import seconds_of, several, text_pairs, to_ns, whole_of
 from agentctl.api.channel import Connection
 from agentctl.api.convert import event_from_wire, job_from_wire, state_to_wire, time_from_wire
 from agentctl.errors import (
@@ -24,6 +24,7 @@ from agentctl.errors import (
 )
 from agentctl.link import open_link
 from agentctl.model import AgentInfo, Chunk, Event, Job, JobState, LogItem, signal_number
+from agentctl.words import is_text, told
 
 if TYPE_CHECKING:
     import signal as signals
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from agentctl.api.logs import LogQuery
 
 _MAX_UINT64 = 2**64 - 1
+_MAX_UINT32 = 2**32 - 1
 _MAX_PAGE = 1000
 #: Of jobs of one name that are over, how many are looked at (and named as candidates).
 _CANDIDATES = 6
@@ -102,7 +104,7 @@ class Client:
     ) -> Job:
         """Start a job and return at once.
 
-        It gets this process' environment, directory and umask, as under nohup.
+        It gets this process' environment, directory, umask and limits, as under nohup.
 
         Args:
             argv: The program and its arguments.
@@ -174,7 +176,7 @@ class Client:
             return self.get(int(text))
         found = self.list(name=text, recent=_CANDIDATES) if text else []
         if not found:
-            raise JobNotFoundError(f"no job has the name {text!r}; agentctl ls --all lists them")
+            raise _no_such_name(text)
         active = [job for job in found if not job.is_over]
         meant = active or found
         if len(meant) > 1:
@@ -210,11 +212,11 @@ class Client:
     ) -> Iterator[Job]:
         """Yield the same as `list`, page by page."""
         request = wire.ListJobsRequest(
-            states=[state_to_wire(_checked_state(state)) for state in states],
-            name=name or "",
-            labels=labels,
+            states=[state_to_wire(_checked_state(state)) for state in several("states", states)],
+            name=_checked_name(name),
+            labels=text_pairs("label", labels),
             current_only=recent is not None,
-            recent_limit=recent or 0,
+            recent_limit=0 if recent is None else whole_of("recent", recent, _MAX_UINT32),
             page_size=_MAX_PAGE,
         )
         while True:
@@ -234,7 +236,7 @@ class Client:
 
         """
         if timeout_s is not None:
-            seconds_of("timeout_s", timeout_s)
+            timeout_s = seconds_of("timeout_s", timeout_s)
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         request = wire.WatchJobsRequest(job_ids=[_checked_id(job_id)], follow=True)
         watch = self._connection.stream(lambda stub: stub.WatchJobs, lambda: request, timeout_s)
@@ -268,16 +270,22 @@ class Client:
         offset: int | None = None,
         stderr: bool = False,
         tail_lines: int | None = None,
-        since: datetime | None = None,
+        since: str | float | datetime | None = None,
     ) -> Iterator[bytes]:
         """Yield the output as the job wrote it; what was dropped is left out without a word.
 
-        With `follow` it goes on until the job is over. `log_items` tells gaps and offsets.
+        With `follow` it goes on until the job is over. Begins at byte 0, or at one of `offset`,
+        `tail_lines` and `since`: "10m" or seconds ago, or a time. `log_items` tells gaps and
+        offsets.
+
+        Raises:
+            InvalidSpecError: At once; what the agent says comes with the first item.
+
         """
         from agentctl.api.logs import LogQuery
 
         query = LogQuery(
-            _checked_id(job_id),
+            job_id,
             stderr=stderr,
             follow=follow,
             offset=offset,
@@ -291,8 +299,8 @@ class Client:
         """Yield `Chunk` and `Gap` in order of offset, then one `Fin`."""
         from agentctl.api.logs import read_log
 
-        query.check()
-        return read_log(self._connection, query)
+        _checked_id(query.job_id)
+        return read_log(self._connection, query.checked())
 
     def events(
         self,
@@ -309,8 +317,8 @@ class Client:
             job_ids: Only events of these jobs; with `follow`, end when all are over.
 
         """
-        cursor = after_seq
-        chosen = [_checked_id(job_id) for job_id in job_ids]
+        cursor = whole_of("after_seq", after_seq, _MAX_UINT64)
+        chosen = [_checked_id(job_id) for job_id in several("job_ids", job_ids)]
 
         def request() -> wire.WatchJobsRequest:
             return wire.WatchJobsRequest(job_ids=chosen, after_seq=cursor, follow=follow)
@@ -358,7 +366,7 @@ class Client:
     def signal(self, job_id: int, number: int | str | signals.Signals) -> Job:
         """Send one signal, "USR1" or 10, to the job's process group. Raises WrongStateError."""
         try:
-            checked = signal_number(str(int(number)) if isinstance(number, int) else number)
+            checked = signal_number(str(int(number)) if isinstance(number, int) else str(number))
         except ValueError as error:
             raise InvalidSpecError(f"signal: {error}") from None
         request = wire.SignalJobRequest(
@@ -434,6 +442,18 @@ def _checked_id(job_id: int) -> int:
     if not 0 < job_id <= _MAX_UINT64:
         raise JobNotFoundError(f"no job has the id {job_id}; agentctl ls --all lists them")
     return job_id
+
+
+def _checked_name(name: str | None) -> str:
+    if name is not None and not isinstance(name, str):
+        raise InvalidSpecError(f"name: {name!r} is not text")
+    if name and not is_text(name):
+        raise _no_such_name(name)
+    return name or ""
+
+
+def _no_such_name(name: str) -> JobNotFoundError:
+    return JobNotFoundError(told(f"no job has the name {name!r}; agentctl ls --all lists them"))
 
 
 def _checked_state(state: JobState | str) -> JobState:

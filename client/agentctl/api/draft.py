@@ -1,17 +1,19 @@
 """What a submit asks for, checked here and put into the wire's form.
 
-A local job gets what `nohup` would give it: the caller's environment, directory and umask.
+A local job gets what `nohup` would give it: the caller's environment, directory, umask and
+resource limits.
 Whatever is refused here never reaches the agent; the agent checks again.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentapi.v1 import job_pb2
-from agentctl.api.amounts import bytes_of, seconds_of, to_ns
+from agentctl.api.amounts import bytes_of, seconds_of, text_pairs, to_ns
 from agentctl.errors import InvalidSpecError
 
 Text = str | bytes | os.PathLike[str]
@@ -47,9 +49,16 @@ class Draft:
     #: How much of each log is kept on disk.
     retain: str | int | None = None
 
+    @property
+    def stderr_is_apart(self) -> bool:
+        """Whether stderr goes elsewhere than stdout: one file named twice is one file."""
+        if self.output is None or self.error is None:
+            return self.split_stderr
+        return _real(self.output) != _real(self.error)
+
 
 def to_wire(draft: Draft) -> job_pb2.JobSpec:
-    """Return the wire's form, with the caller's environment, directory and umask.
+    """Return the wire's form, with the caller's environment, directory, umask and limits.
 
     Raises:
         InvalidSpecError: Something is not what it may be; the message names it.
@@ -59,7 +68,7 @@ def to_wire(draft: Draft) -> job_pb2.JobSpec:
         argv=_argv(draft.argv),
         cwd=_directory(draft.cwd),
         name=_name(draft.name),
-        labels=_labels(draft.labels or {}),
+        labels=text_pairs("label", draft.labels),
     )
     for name, value in _environment(draft.env or {}).items():
         spec.environment.add(name=name, value=value)
@@ -71,6 +80,7 @@ def to_wire(draft: Draft) -> job_pb2.JobSpec:
     umask = current_umask()
     if umask is not None:
         spec.umask = umask
+    _add_resource_limits(spec)
     return spec
 
 
@@ -107,14 +117,14 @@ def _set_output(spec: job_pb2.JobSpec, draft: Draft) -> None:
     elif draft.output is not None:
         spec.files.stdout_path = _path("output", draft.output)
         spec.files.append = draft.append
-        if draft.error is not None:
+        if draft.error is not None and draft.stderr_is_apart:
             spec.files.stderr_path = _path("error", draft.error)
     else:
         spec.merged.SetInParent()
 
 
 def _argv(argv: Sequence[Text]) -> list[bytes]:
-    if isinstance(argv, (str, bytes)):
+    if isinstance(argv, (str, bytes)) or not isinstance(argv, Iterable):
         raise InvalidSpecError(
             'argv: give a list such as ["python", "train.py"], not one string; '
             'for a shell line use ["sh", "-c", line]'
@@ -142,6 +152,10 @@ def _encoded(what: str, text: Text) -> bytes:
     return data
 
 
+def _real(path: Text) -> bytes:
+    return os.path.realpath(_encoded("output", path))
+
+
 def _path(what: str, path: Text) -> bytes:
     data = _encoded(what, path)
     if not data:
@@ -161,6 +175,8 @@ def _directory(cwd: Text | None) -> bytes:
 def _name(name: str | None) -> str:
     if name is None:
         return ""
+    if not isinstance(name, str):
+        raise InvalidSpecError(f"name: {name!r} is not text")
     if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise InvalidSpecError(
             f"name: must be 1 to {MAX_NAME_CHARACTERS} printable characters on one line"
@@ -170,16 +186,9 @@ def _name(name: str | None) -> str:
     return name
 
 
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    for key, value in labels.items():
-        if not key or not (key + value).isprintable() or "=" in key:
-            raise InvalidSpecError(
-                f"label: {f'{key}={value}'!r} is not KEY=VALUE in printable text"
-            )
-    return dict(labels)
-
-
 def _environment(added: Mapping[str, str]) -> dict[bytes, bytes]:
+    if not isinstance(added, Mapping):
+        raise InvalidSpecError(f"env: {added!r} is not a mapping such as {{'NAME': 'value'}}")
     # A job that submits a job does not pass its own marks on.
     merged = {
         name: value for name, value in os.environb.items() if not name.startswith(b"AGENTCTL_JOB_")
@@ -189,6 +198,8 @@ def _environment(added: Mapping[str, str]) -> dict[bytes, bytes]:
         if not key or b"=" in key:
             raise InvalidSpecError(f"env: {name!r} is not a variable's name")
         # The value is a secret: it must not stand in a message.
+        if not isinstance(value, (str, bytes, os.PathLike)):
+            raise InvalidSpecError(f"env {name}: the value is not text")
         merged[key] = _encoded(f"env {name}", value)
     return merged
 
@@ -213,6 +224,20 @@ def current_umask() -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def _add_resource_limits(spec: job_pb2.JobSpec) -> None:
+    """Add this process' limits, soft and hard (getrlimit(2))."""
+    for constant in dir(resource):
+        # OFILE is BSD's name of NOFILE.
+        if not constant.startswith("RLIMIT_") or constant == "RLIMIT_OFILE":
+            continue
+        soft, hard = resource.getrlimit(getattr(resource, constant))
+        limit = spec.resource_limits.add(name=constant.removeprefix("RLIMIT_").lower())
+        if soft != resource.RLIM_INFINITY:
+            limit.soft = soft
+        if hard != resource.RLIM_INFINITY:
+            limit.hard = hard
 
 
 def _window() -> tuple[int, int]:

@@ -7,14 +7,16 @@ the bytes are out; a reading that was cut is taken up there. Only `Fin` is an en
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from agentapi.v1 import job_service_pb2
+from agentctl.api.amounts import whole_of
 from agentctl.api.channel import Connection
 from agentctl.api.convert import log_item_from_wire, time_to_wire
 from agentctl.errors import InvalidSpecError
 from agentctl.model import Chunk, Fin, LogItem
+from agentctl.moments import read_moment
 
 _MAX_UINT64 = 2**64 - 1
 
@@ -30,21 +32,26 @@ class LogQuery:
     #: Where to begin: at most one of the three; none: at byte 0.
     offset: int | None = None
     tail_lines: int | None = None
-    since: datetime | None = None
+    #: "10m" or seconds ago, or a time with its zone.
+    since: str | float | datetime | None = None
 
-    def check(self) -> None:
-        """Raise InvalidSpecError if this cannot be asked."""
+    def checked(self) -> LogQuery:
+        """Return it with a time for `since`. Raises InvalidSpecError if it cannot be asked."""
         starts = (self.offset, self.tail_lines, self.since)
         if sum(start is not None for start in starts) > 1:
-            raise InvalidSpecError("offset, tail and since exclude each other; choose one")
-        for name, value in (("offset", self.offset), ("tail", self.tail_lines)):
-            if value is not None and not 0 <= value <= _MAX_UINT64:
-                raise InvalidSpecError(f"{name}: {value} is out of range; it must be 0 or more")
-        if self.since is not None and self.since.tzinfo is None:
-            raise InvalidSpecError("since: the time has no zone; use datetime.now(UTC)")
+            raise InvalidSpecError("offset, tail_lines and since exclude each other; choose one")
+        for name, value in (("offset", self.offset), ("tail_lines", self.tail_lines)):
+            if value is not None:
+                whole_of(name, value, _MAX_UINT64)
+        if self.since is None:
+            return self
+        try:
+            return replace(self, since=read_moment(self.since, datetime.now(UTC)))
+        except ValueError as error:
+            raise InvalidSpecError(f"since: {error}") from None
 
     def request(self, place: int | None) -> job_service_pb2.ReadLogRequest:
-        """Return the wire's form, from `place` on if the reading had begun. Pure."""
+        """Return a checked query in the wire's form, from `place` on if it had begun. Pure."""
         stream = job_service_pb2.LOG_STREAM_ERR if self.stderr else job_service_pb2.LOG_STREAM_OUT
         request = job_service_pb2.ReadLogRequest(
             job_id=self.job_id, stream=stream, follow=self.follow, with_times=self.with_times
@@ -53,7 +60,7 @@ class LogQuery:
             request.offset = place
         elif self.tail_lines is not None:
             request.tail_lines = self.tail_lines
-        elif self.since is not None:
+        elif isinstance(self.since, datetime):
             request.since.CopyFrom(time_to_wire(self.since))
         else:
             request.offset = self.offset or 0

@@ -50,7 +50,11 @@ def _link(settings: Settings) -> LocalLink:
 def start(settings: Settings) -> None:
     """Start the agent unless it runs."""
     link = _link(settings)
-    if link.answering_socket() is not None:
+    path = link.answering_socket()
+    if path is not None:
+        if link.doubt(path) is not None:
+            with settings.client(start_agent=False) as client:
+                client.agent_info()
         note(f"the agent runs already, pid {link.warden_pid()}")
         return
     link.connect(_START_WITHIN_S)
@@ -67,10 +71,11 @@ def start(settings: Settings) -> None:
 )
 @click.pass_obj
 def stop(settings: Settings) -> None:
-    """End the agent; the jobs go on."""
+    """End the agent; the jobs go on. With --json it says whether there was one to stop."""
     link = _link(settings)
     if link.answering_socket() is None and not link.warden_lives():
         note("no agent is running")
+        _say_stopped(settings, stopped=False)
         return
     warden_pid = link.warden_pid()
     _ask_to_end(settings, link)
@@ -85,6 +90,14 @@ def stop(settings: Settings) -> None:
         note("the agent has ended, and a command that follows a job has started the next one")
     else:
         note("the agent has ended; the jobs go on")
+    _say_stopped(settings, stopped=True)
+
+
+def _say_stopped(settings: Settings, *, stopped: bool) -> None:
+    if settings.json:
+        import json
+
+        out(json.dumps({"stopped": stopped}))
 
 
 def _still_there(link: LocalLink, warden_pid: int | None) -> bool:
@@ -128,7 +141,7 @@ def status(settings: Settings) -> None:
 )
 @click.pass_obj
 def logs(settings: Settings, tail: int) -> None:
-    """Print the end of the agent's own log."""
+    """Print the end of the agent's own logs, each below its name as tail(1) does."""
     settings.refuse_json("the log is JSON by itself")
     directory = _link(settings).paths.log_dir
     try:
@@ -137,6 +150,8 @@ def logs(settings: Settings, tail: int) -> None:
         files = []
     if not files:
         raise AgentNotRunningError(f"there is no log in {directory}: no agent has run here yet")
-    for path in files:
+    for number, path in enumerate(files):
+        blank = "\n" if number else ""
+        out(f"{blank}==> {os.path.basename(path)} <==")
         with open(path, encoding="utf-8", errors="backslashreplace") as file:
             out_lines(line.rstrip("\n") for line in deque(file, maxlen=tail))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agentctl import __version__
-from agentctl.errors import InvalidSpecError
+from agentctl.errors import HostUnreachableError, InvalidSpecError
+from agentctl.words import told
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client
@@ -26,14 +27,29 @@ class Settings:
         self.json = False
 
     def chosen_host(self) -> str | None:
-        """Return the host meant: -H, $AGENTCTL_HOST, the configuration's default, or None."""
+        """Return the host meant: -H, $AGENTCTL_HOST, the configuration's default, or None.
+
+        Raises:
+            HostUnreachableError: It cannot be reached; the message says who named it.
+
+        """
         import os
 
         from agentctl.config import default_host
+        from agentctl.link import check_host
         from agentctl.paths import default_paths
 
-        named = self.host or os.environ.get("AGENTCTL_HOST")
-        return named or default_host(default_paths(os.environ).config_file)
+        host, source = self.host, "-H"
+        if not host:
+            host, source = os.environ.get("AGENTCTL_HOST"), "$AGENTCTL_HOST"
+        if not host:
+            source = default_paths(os.environ).config_file
+            host = default_host(source)
+        try:
+            check_host(host)
+        except HostUnreachableError as error:
+            raise HostUnreachableError(f"{error} (the host was named by {source})") from None
+        return host
 
     def client(self, *, start_agent: bool = True) -> Client:
         """Return the SDK's client for the chosen host. Raises HostUnreachableError."""
@@ -143,6 +159,22 @@ def out_lines(lines: Iterable[str]) -> None:
         out(line)
 
 
+def flush() -> None:
+    """Bring what was written to stdout out. Raises OSError."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def drop_output() -> None:
+    """Give up what stdout could not take, so that it is not tried, and complained about, again."""
+    import os
+
+    if sys.stdout is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
 def note(text: str) -> None:
     """Write one line to stderr, for a person: only if one reads it."""
     from agentctl.render.color import is_terminal
@@ -153,10 +185,9 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Write one line to stderr in any case, after what stands before it on stdout."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    flush()
     if sys.stderr is not None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{told(text)}\n")
         sys.stderr.flush()
 
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from agentctl.api.logs import LogQuery
-from agentctl.commands.base import warn
+from agentctl.commands.base import note, warn
 from agentctl.commands.copying import STDERR, STDOUT, LogCopy
 from agentctl.commands.status import shell_status
 from agentctl.errors import AgentctlError, WrongStateError
@@ -26,9 +26,10 @@ _SECOND_WITHIN_S = 2.0
 def run_to_end(client: Client, draft: Draft) -> int:
     """Start the job, copy its output, return its status or 130 once detached."""
     job, interrupted = _submit(client, draft)
-    apart = draft.split_stderr or draft.error is not None
+    if draft.tty:
+        note("what you type does not reach the job; attach comes in a later version")
     copies = [LogCopy(LogQuery(job.id, follow=True), STDOUT)]
-    if apart:
+    if draft.stderr_is_apart:
         copies.append(LogCopy(LogQuery(job.id, follow=True, stderr=True), STDERR))
     try:
         if interrupted:

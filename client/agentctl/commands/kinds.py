@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agentctl.units import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _Kind(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
@@ -78,6 +81,39 @@ class SignalKind(_Kind):
 
         return signal_number(str(value))
 
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002  # click's signature
+        param: click.Parameter,  # noqa: ARG002  # click's signature
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Offer the names, with or without SIG as it was begun."""
+        import signal
+
+        from click.shell_completion import CompletionItem
+
+        begun = incomplete.upper()
+        prefix = "SIG" if begun.startswith("SIG") else ""
+        names = (prefix + known.name.removeprefix("SIG") for known in signal.Signals)
+        return [CompletionItem(name) for name in names if name.startswith(begun)]
+
+
+class CommandWord(click.ParamType):  # type: ignore[type-arg]  # generic only in newer versions of click
+    """A word of somebody else's command line: taken as it is, completed as a file."""
+
+    name = "word"
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002  # click's signature
+        param: click.Parameter,  # noqa: ARG002  # click's signature
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Leave it to the shell."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
 
 class Moment(_Kind):
     """`10m` ago, or a time."""
@@ -86,22 +122,15 @@ class Moment(_Kind):
 
     def read(self, value: Any) -> Any:  # noqa: ANN401  # datetime is not imported for every verb
         """Return an aware time. Raises ValueError."""
-        from datetime import UTC, datetime, timedelta
+        from datetime import UTC, datetime
 
-        if isinstance(value, datetime):
-            return value
-        try:
-            return datetime.now(UTC) - timedelta(seconds=parse_duration(value))
-        except ValueError as error:
-            first = error
-        try:
-            # A time without a zone is this machine's.
-            return datetime.fromisoformat(value).astimezone(UTC)
-        except ValueError:
-            raise ValueError(f"{first}; or a time such as 2025-03-01T12:00:00Z") from None
+        from agentctl.moments import read_moment
+
+        return read_moment(value, datetime.now(UTC))
 
 
 SIZE = Size()
 DURATION = DurationKind()
 SIGNAL = SignalKind()
+COMMAND_WORD = CommandWord()
 MOMENT = Moment()

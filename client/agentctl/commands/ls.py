@@ -8,6 +8,7 @@ import click
 
 from agentctl.commands.base import Settings, Verb, note, out_lines, palette, table_width
 from agentctl.commands.kinds import Pair
+from agentctl.errors import InvalidSpecError
 
 if TYPE_CHECKING:
     from agentctl.model import Job
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """
 agentctl ls
 agentctl ls --state running --label project=vision
-agentctl ls --all --json | jq '.[] | select(.exit_code != 0) | .id'
+agentctl ls --all --json | jq '.[] | select(.state == "ended" and .exit_code != 0) | .id'
 """
 
 #: Of jobs that are over, how many are listed without --all.
@@ -54,6 +55,10 @@ def command(
 
     TIME is how long a job has run, or ran.
     """
+    if name is not None and name.isdecimal():
+        raise InvalidSpecError(
+            f"--name: {name} is an id, and no name is only digits; see: agentctl show {name}"
+        )
     with settings.client() as client:
         jobs = client.iter_jobs(
             states=states,

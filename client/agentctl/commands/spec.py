@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agentctl.commands.kinds import DURATION, SIZE, Pair
+from agentctl.commands.kinds import COMMAND_WORD, DURATION, SIZE, Pair
 from agentctl.errors import InvalidSpecError
 
 if TYPE_CHECKING:
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _PATH = click.Path(readable=False)
+_DIRECTORY = click.Path(readable=False, file_okay=False)
 _ENV_ALONE = "write NAME=VALUE; the job gets your whole environment in any case"
 
 _OPTIONS = (
     click.option("-c", "line", metavar="LINE", help="Run this line with /bin/sh -c."),
     click.option("-n", "--name", metavar="NAME", help="A name to find the job by."),
-    click.option("--cwd", type=_PATH, metavar="DIR", help="Working directory; else this one."),
+    click.option("--cwd", type=_DIRECTORY, metavar="DIR", help="Working directory; else this one."),
     click.option(
         "-e",
         "--env",
@@ -35,7 +36,11 @@ _OPTIONS = (
     click.option(
         "--grace", type=DURATION, metavar="TIME", help="Between SIGTERM and SIGKILL, as 10s."
     ),
-    click.option("--tty", is_flag=True, help="Give it a terminal of its own."),
+    click.option(
+        "--tty",
+        is_flag=True,
+        help="Give it a terminal of its own; what you type does not reach it yet.",
+    ),
     click.option("--split-stderr", is_flag=True, help="Keep stdout and stderr apart."),
     click.option(
         "-l",
@@ -59,7 +64,7 @@ _OPTIONS = (
         "--stdin", type=_PATH, metavar="FILE", help="Read stdin from it; else it is empty."
     ),
     click.option("--retain", type=SIZE, metavar="SIZE", help="How much output is kept on disk."),
-    click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] CMD [ARG]..."),
+    click.argument("command", nargs=-1, type=COMMAND_WORD, metavar="[--] CMD [ARG]..."),
 )
 
 

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 def shell_status(job: Job, complain: Callable[[str], None]) -> int:
-    """Return the job's own status; `complain` about one that has none."""
-    from agentctl.model import JobState
+    """Return the job's own status; `complain` about an end that was not the job's own exit."""
+    from agentctl.model import Cause, JobState
     from agentctl.render.jobs import end_line
 
     status = job.exit_status
+    if status is None or job.signal is not None or job.cause is not Cause.SELF:
+        complain(f"agentctl: {end_line(job)}")
     if status is not None:
         return status
-    complain(f"agentctl: {end_line(job)}")
     return EXIT_REFUSED if job.state is JobState.START_FAILED else EXIT_INTERNAL

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from agentctl.commands.base import COMMAND_LINE, Settings, Verb, out
+from agentctl.commands.base import COMMAND_LINE, Settings, Verb, drop_output, flush, out
 from agentctl.commands.spec import draft_of, spec_options
+from agentctl.errors import RefusedError
 
 _EXAMPLES = """
 agentctl submit -- python train.py --epochs 90
@@ -23,8 +24,8 @@ id=$(agentctl submit -- make -j8) && agentctl wait $id
 def command(settings: Settings, /, **options: Any) -> None:  # noqa: ANN401  # click's options, see commands/spec.py
     """Start a job, print its id and return at once.
 
-    The job gets the environment, the directory and the umask of this shell, as under nohup,
-    and outlives the shell, the terminal and the login.
+    The job gets the environment, the directory, the umask and the limits of this shell, as
+    under nohup, and outlives the shell, the terminal and the login.
     """
     draft = draft_of(options)
     with settings.client() as client:
@@ -32,6 +33,15 @@ def command(settings: Settings, /, **options: Any) -> None:  # noqa: ANN401  # c
     if settings.json:
         from agentctl.render.jobs import dump_object, job_to_json
 
-        out(dump_object(job_to_json(job)))
+        text = dump_object(job_to_json(job))
     else:
-        out(str(job.id))
+        text = str(job.id)
+    try:
+        out(text)
+        flush()
+    except OSError as error:
+        drop_output()
+        why = error.strerror or error
+        raise RefusedError(
+            f"job {job.id} was started, but its id could not be printed: {why}"
+        ) from None

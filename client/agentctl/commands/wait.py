@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentctl.commands.base import Settings, Verb, out, out_lines, warn
+from agentctl.commands.base import Settings, Verb, out_lines, warn
 from agentctl.commands.jobs import find, jobs_argument
 from agentctl.commands.kinds import DURATION
 from agentctl.commands.status import shell_status
@@ -32,17 +32,14 @@ def command(settings: Settings, timeout: float | None, jobs: tuple[str, ...]) ->
 
     The status is the job's exit code, or 128 plus the number of the signal that ended it. Of
     several jobs it is the first one that is not 0, in the order given. A job that did not
-    start counts as 1, a lost one as 70.
+    start counts as 1, a lost one as 70. With --json the jobs are one array.
     """
     with settings.client() as client:
         over = _wait_for_all(client, [find(client, job) for job in jobs], timeout)
     if settings.json:
-        from agentctl.render.jobs import dump_lines, dump_object, job_to_json
+        from agentctl.render.jobs import dump_lines, job_to_json
 
-        if len(over) == 1:
-            out(dump_object(job_to_json(over[0])))
-        else:
-            out_lines(dump_lines(job_to_json(job) for job in over))
+        out_lines(dump_lines(job_to_json(job) for job in over))
     statuses = [shell_status(job, complain=warn) for job in over]
     return next((status for status in statuses if status), 0)
 

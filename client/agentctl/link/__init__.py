@@ -32,6 +32,21 @@ class Link(Protocol):
 
         """
 
+    def doubt(self, path: str) -> str | None:
+        """Return the state directory that the agent behind `path` must name when asked.
+
+        None: it is known to be the right one. Costs two system calls and no question.
+        """
+
+
+def check_host(host: str | None) -> None:
+    """Raise HostUnreachableError unless there is a link to this host."""
+    if host not in (None, "", LOCAL):
+        raise HostUnreachableError(
+            f"cannot reach the host {host!r}: hosts over SSH come in a later version; "
+            f"{LOCAL!r} is this machine"
+        )
+
 
 def open_link(host: str | None, *, start_agent: bool = True) -> Link:
     """Return the link to `host`; None and "local" are this machine. Connects to nothing yet.
@@ -40,11 +55,7 @@ def open_link(host: str | None, *, start_agent: bool = True) -> Link:
         HostUnreachableError: The host is not this machine.
 
     """
-    if host not in (None, "", LOCAL):
-        raise HostUnreachableError(
-            f"cannot reach the host {host!r}: hosts over SSH come in a later version; "
-            "leave -H (and $AGENTCTL_HOST) out to use this machine"
-        )
+    check_host(host)
     from agentctl.link.local import LocalLink
 
     return LocalLink.of_environment(start_agent=start_agent)

@@ -21,6 +21,7 @@ from agentctl.errors import (
     EXIT_TRY_AGAIN,
     AgentNotRunningError,
     HostUnreachableError,
+    InvalidSpecError,
     TryAgainError,
     UnsafeDirectoryError,
 )
@@ -46,8 +47,23 @@ class LocalLink:
 
     @classmethod
     def of_environment(cls, *, start_agent: bool) -> LocalLink:
-        """Return the link to the agent this process' environment names."""
+        """Return the link to the agent this process' environment names.
+
+        Raises:
+            InvalidSpecError: A directory is relative: it would be another one elsewhere.
+
+        """
+        for name in ("AGENTD_STATE_DIR", "AGENTD_RUNTIME_DIR"):
+            value = os.environ.get(name)
+            if value and not os.path.isabs(value):
+                raise InvalidSpecError(f"{name}: {value!r} is not an absolute path")
         return cls(default_paths(os.environ), start_agent=start_agent)
+
+    def doubt(self, path: str) -> str | None:
+        """Say which state directory the agent there must have, if that is not known."""
+        if self._pidfile_entry("socket") == path and self.warden_lives():
+            return None
+        return self.paths.state_dir
 
     def connect(self, patience_s: float) -> str:
         """Return the socket of the agent, started if need be. See `Link.connect`."""
@@ -103,8 +119,18 @@ class LocalLink:
         """
         default = os.path.abspath(self.paths.socket)
         hint = self._pidfile_entry("socket")
-        places = [hint, default] if isinstance(hint, str) and hint != default else [default]
-        return next((place for place in places if _answers(place)), None)
+        if isinstance(hint, str) and hint != default and self._hint_answers(hint):
+            return hint
+        return default if _answers(default) else None
+
+    def _hint_answers(self, hint: str) -> bool:
+        try:
+            return _answers(hint)
+        except UnsafeDirectoryError:
+            # Left behind by an agent that is gone, it is nobody's trouble any more.
+            if self.warden_lives():
+                raise
+            return False
 
     def warden_pid(self) -> int | None:
         """Return the pid the pidfile names while its lock is held; else None."""

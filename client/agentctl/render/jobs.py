@@ -21,7 +21,7 @@ from agentctl.render.units import (
 
 _COLUMNS = (
     Column("ID", right=True),
-    Column("NAME"),
+    Column("NAME", yields=True),
     Column("STATE"),
     Column("TIME", right=True),
     Column("COMMAND"),
@@ -74,6 +74,7 @@ def agent_to_json(info: AgentInfo) -> dict[str, Any]:
         "state_dir": info.state_dir,
         "started_at": format_rfc3339(info.started_at),
         "jobs": info.jobs,
+        "config_error": info.config_error or None,
     }
 
 
@@ -156,6 +157,7 @@ def job_block(job: Job, directory: str, now: datetime, palette: Palette) -> list
         ("name", printable(job.name or "")),
         ("state", palette.paint(_state_sentence(job), state_style(job))),
         ("reason", printable(job.reason or "")),
+        ("path", printable(job.path or "")),
         ("command", command_text(job.argv)),
         ("cwd", printable(job.cwd)),
         ("labels", printable(", ".join(f"{k}={v}" for k, v in sorted(job.labels.items())))),
@@ -204,11 +206,15 @@ def candidates_text(jobs: Sequence[Job], now: datetime) -> str:
 def event_line(event: Event, palette: Palette) -> str:
     """Return one line for an event. Pure."""
     name = f" ({printable(event.job.name)})" if event.job.name else ""
+    # An end in the words of the listing, whatever the agent's own are.
+    detail = event.detail
+    if event.kind == "job.ended":
+        detail = "  ".join(filter(None, (_state_sentence(event.job), event.job.reason)))
     parts = [
         palette.paint(format_rfc3339(event.occurred_at, "milliseconds"), "dim"),
         f"job {event.job.id}{name}",
         palette.paint(printable(event.kind), "bold"),
-        printable(event.detail),
+        printable(detail),
     ]
     return join(parts)
 
@@ -236,4 +242,4 @@ def end_line(job: Job) -> str:
     if job.state is JobState.LOST:
         why = printable(job.reason or "nobody saw its end")
         return f"job {job.id} is lost, its exit status is unknown: {why}"
-    return f"job {job.id}: {state_text(job)}"
+    return f"job {job.id}: {_state_sentence(job)}"

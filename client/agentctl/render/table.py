@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 _GAP = "  "
 _ELLIPSIS = "…"
+#: A column that yields takes a third of a terminal, but never less than this.
+_SHARE = 3
+_NARROWEST = 8
+#: Longer cells of such a column run over, rather than pad all the others.
+_PADDED = 40
 
 
 class Cell(NamedTuple):
@@ -22,6 +28,8 @@ class Column(NamedTuple):
 
     title: str
     right: bool = False
+    #: Whether its cells may be cut on a terminal, and run over off one, rather than widen it.
+    yields: bool = False
 
 
 def printable(text: str) -> str:
@@ -69,7 +77,19 @@ def layout(
 ) -> list[list[Cell]]:
     """Return padded rows, titles first, the last column cut to `width` columns in all. Pure."""
     grid = [[Cell(column.title, "bold") for column in columns], *(list(row) for row in rows)]
-    widths = [max(width_of(row[i].text) for row in grid) for i in range(len(columns))]
+    if width is not None:
+        widest = max(_NARROWEST, width // _SHARE)
+        grid = [
+            [
+                Cell(cut(cell.text, widest), cell.style) if column.yields else cell
+                for cell, column in zip(row, columns, strict=True)
+            ]
+            for row in grid
+        ]
+    widths = [
+        min(max(width_of(row[i].text) for row in grid), _PADDED if column.yields else sys.maxsize)
+        for i, column in enumerate(columns)
+    ]
     return [_padded(row, columns, widths, width) for row in grid]
 
 
@@ -83,7 +103,11 @@ def _padded(
         cells.append(Cell(text, cell.style))
     last = row[-1]
     if width is not None:
-        left = width - sum(widths[:-1]) - len(_GAP) * (len(columns) - 1)
+        left = (
+            width
+            - sum(map(width_of, (cell.text for cell in cells)))
+            - len(_GAP) * (len(columns) - 1)
+        )
         last = Cell(cut(last.text, max(left, len("COMMAND"))), last.style)
     return [*cells, last]
 

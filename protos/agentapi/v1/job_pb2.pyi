@@ -136,6 +136,7 @@ class JobSpec(google.protobuf.message.Message):
     UMASK_FIELD_NUMBER: builtins.int
     MEM_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     LOG_RETENTION_BYTES_FIELD_NUMBER: builtins.int
+    RESOURCE_LIMITS_FIELD_NUMBER: builtins.int
     cwd: builtins.bytes
     """Absolute working directory on the host."""
     name: builtins.str
@@ -174,6 +175,12 @@ class JobSpec(google.protobuf.message.Message):
     def files(self) -> global___FileOutput: ...
     @property
     def terminal(self) -> global___TerminalOutput: ...
+    @property
+    def resource_limits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ResourceLimit]:
+        """The caller's limits, as far as the agent's own hard limits let it hand them on. Those not
+        named are as the agent was started.
+        """
+
     def __init__(
         self,
         *,
@@ -192,9 +199,10 @@ class JobSpec(google.protobuf.message.Message):
         umask: builtins.int | None = ...,
         mem_limit_bytes: builtins.int | None = ...,
         log_retention_bytes: builtins.int | None = ...,
+        resource_limits: collections.abc.Iterable[global___ResourceLimit] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "files", b"files", "grace", b"grace", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "output", b"output", "split", b"split", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "resource_limits", b"resource_limits", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_retention_bytes", b"_log_retention_bytes"]) -> typing.Literal["log_retention_bytes"] | None: ...
     @typing.overload
@@ -205,6 +213,37 @@ class JobSpec(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["output", b"output"]) -> typing.Literal["merged", "split", "files", "terminal"] | None: ...
 
 global___JobSpec = JobSpec
+
+@typing.final
+class ResourceLimit(google.protobuf.message.Message):
+    """One limit of setrlimit(2)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SOFT_FIELD_NUMBER: builtins.int
+    HARD_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """In lower case and without RLIMIT_: "nofile", "stack", …"""
+    soft: builtins.int
+    """Unset: unlimited."""
+    hard: builtins.int
+    """Unset: unlimited."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        soft: builtins.int | None = ...,
+        hard: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_hard", b"_hard", "_soft", b"_soft", "hard", b"hard", "soft", b"soft"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_hard", b"_hard", "_soft", b"_soft", "hard", b"hard", "name", b"name", "soft", b"soft"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_hard", b"_hard"]) -> typing.Literal["hard"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_soft", b"_soft"]) -> typing.Literal["soft"] | None: ...
+
+global___ResourceLimit = ResourceLimit
 
 @typing.final
 class EnvironmentVariable(google.protobuf.message.Message):

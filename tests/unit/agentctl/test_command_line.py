@@ -91,6 +91,15 @@ def test_the_version_is_told_before_and_after_the_verb(
         (["logs", "--since", "yesterday", "7"], 2, "--since"),
         (["wait", "--timeout", "inf", "7"], 2, "--timeout"),
         (["completion", "csh"], 2, "csh"),
+        (["lss"], 2, "did you mean 'ls'? see: agentctl --help"),
+        (["ls", "--nam", "x"], 2, "'--name'?); see: agentctl ls --help"),
+        (["ls", "--bogus"], 2, "? see: agentctl ls --help"),
+        (["logs", "-n"], 2, "see: agentctl logs --help"),
+        (["logs", "-n", "x", "7"], 2, "is not a whole number"),
+        (["ls", "--name", "17"], 2, "agentctl show 17"),
+        (["\udcff"], 2, r"'\xff'"),
+        (["logs", "\udcff"], 1, r"no job has the name '\xff'"),
+        (["ls", "-n", "\udcff"], 1, r"no job has the name '\xff'"),
         (["-H", "gpu1", "ls"], 69, "gpu1"),
         (["ls", "-H", "gpu1"], 69, "gpu1"),
         (["agent", "start", "-H", "gpu1"], 69, "gpu1"),
@@ -123,14 +132,22 @@ def test_without_a_verb_the_help_comes_and_a_usage_error(
 def test_the_environment_and_the_configuration_name_a_host(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An option beats the environment, which beats the file."""
+    """An option beats the environment, which beats the file; a refusal says which it was."""
     (tmp_path / "config.toml").write_text('[client]\nhost = "from-file"\n', encoding="utf-8")
-    for arguments, host in ((["ls"], "from-file"), (["ls", "-H", "from-option"], "from-option")):
+    file = str(tmp_path / "config.toml")
+    for arguments, host, source in (
+        (["ls"], "from-file", file),
+        (["ls", "-H", "from-option"], "from-option", "-H"),
+    ):
         assert main(arguments) == 69
-        assert host in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"'{host}'" in said
+        assert f"named by {source}" in said
     monkeypatch.setenv("AGENTCTL_HOST", "from-environment")
     assert main(["ls"]) == 69
-    assert "from-environment" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "'from-environment'" in said
+    assert "named by $AGENTCTL_HOST" in said
 
 
 @pytest.mark.parametrize(
@@ -208,6 +225,11 @@ def test_completion_knows_verbs_options_and_states() -> None:
         ("agentctl s", "1", "submit"),
         ("agentctl ls --st", "2", "--state"),
         ("agentctl ls --state ru", "3", "running"),
+        ("agentctl submit -- ./tr", "3", "file"),
+        ("agentctl run python tr", "3", "file"),
+        ("agentctl submit --cwd tr", "3", "dir"),
+        ("agentctl signal us", "2", "USR1"),
+        ("agentctl signal sigus", "2", "SIGUSR1"),
     ):
         done = subprocess.run(
             [sys.executable, "-P", "-m", "agentctl"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ def test_a_job_gets_the_callers_environment_directory_and_umask(
     assert spec.cwd == os.fsencode(tmp_path)
     assert spec.umask == 0o027
     assert current_umask() == previous
+
+
+def test_a_job_gets_the_callers_limits() -> None:
+    """Every one that the kernel has, soft and hard; none is unlimited."""
+    spec = to_wire(Draft(["true"]))
+    limits = {limit.name: limit for limit in spec.resource_limits}
+    assert {"nofile", "stack", "core", "cpu", "as", "nproc"} <= limits.keys()
+    for name, limit in limits.items():
+        soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+        assert (limit.soft if limit.HasField("soft") else -1) == soft
+        assert (limit.hard if limit.HasField("hard") else -1) == hard
 
 
 def test_a_job_started_by_a_job_does_not_carry_its_marks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +139,15 @@ def test_a_directory_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InvalidSpecError, match="no longer exists"):
         to_wire(Draft(["true"]))
     monkeypatch.chdir(tmp_path)
+
+
+def test_one_file_named_twice_is_one_file(tmp_path: Path) -> None:
+    """Two descriptors of their own would write over each other."""
+    path = tmp_path / "o.log"
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    for error in (path, str(path), f"{tmp_path}/./o.log", link):
+        draft = Draft(["true"], output=path, error=error)
+        assert not draft.stderr_is_apart
+        assert to_wire(draft).files.stderr_path == b""
+    assert Draft(["true"], output=path, error=tmp_path / "e.log").stderr_is_apart

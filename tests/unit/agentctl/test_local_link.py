@@ -95,6 +95,24 @@ def test_a_directory_open_to_others_is_refused(paths: Paths, listener: socket.so
         LocalLink(paths, start_agent=False).connect(0)
 
 
+def test_a_socket_is_beyond_doubt_while_its_warden_holds_our_lock(paths: Paths) -> None:
+    """A pidfile somebody left behind proves nothing."""
+    Path(paths.pidfile).write_text(json.dumps({"socket": paths.socket}), encoding="ascii")
+    link = LocalLink(paths, start_agent=False)
+    assert link.doubt(paths.socket) == paths.state_dir
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", _HOLDER, paths.pidfile],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert link.doubt(paths.socket) is None
+        assert link.doubt(paths.runtime_dir + "/another.sock") == paths.state_dir
+        assert holder.stdin is not None
+        holder.stdin.close()
+
+
 def test_a_symlink_in_place_of_the_directory_is_refused(paths: Paths) -> None:
     """Also one that leads to a directory of ours."""
     os.rmdir(paths.runtime_dir)

@@ -103,6 +103,22 @@ def test_the_command_is_cut_to_the_terminal() -> None:
     assert lines[1].endswith("…")
 
 
+def test_a_long_name_takes_a_third_of_the_terminal() -> None:
+    """And leaves room for the command."""
+    job = replace(sample_job(JobState.RUNNING), name="n" * 200)
+    line = render.job_table([job], later(60), PLAIN, 60)[1]
+    assert width_of(line) == 60
+    assert f"  {'n' * 19}…  running" in line
+
+
+def test_a_long_name_does_not_widen_the_lines_of_the_others() -> None:
+    """Off a terminal it stands whole and runs over."""
+    jobs = [replace(sample_job(JobState.RUNNING), name="n" * 200), sample_job(JobState.RUNNING)]
+    lines = render.job_table(jobs, later(60), PLAIN, None)
+    assert "n" * 200 in lines[1]
+    assert len(lines[2]) < 110
+
+
 def test_colours_do_not_move_columns() -> None:
     """Escape sequences take no room."""
     jobs = [sample_job(state, number) for number, state in enumerate(JobState, start=1)]
@@ -158,13 +174,23 @@ def test_sizes_are_binary_units(size_bytes: int, text: str) -> None:
 
 def test_an_event_is_one_line() -> None:
     """Time, job, kind, detail; JSON with the job inside."""
-    event = Event(9, AT, "job.ended", sample_job(JobState.ENDED), "exited\n0")
+    event = Event(9, AT, "job.signal_sent", sample_job(JobState.RUNNING), "SIG\nUSR1")
     assert render.event_line(event, PLAIN) == (
-        "2025-03-01T12:00:00.250Z  job 7 (train)  job.ended  exited\\n0"
+        "2025-03-01T12:00:00.250Z  job 7 (train)  job.signal_sent  SIG\\nUSR1"
     )
     body = render.event_to_json(event)
-    assert (body["seq"], body["kind"], body["job_id"]) == (9, "job.ended", 7)
-    assert body["job"]["state"] == "ended"
+    assert (body["seq"], body["kind"], body["job_id"]) == (9, "job.signal_sent", 7)
+    assert body["job"]["state"] == "running"
+
+
+def test_an_end_among_the_events_reads_as_in_the_listing() -> None:
+    """One wording for one thing."""
+    job = replace(
+        sample_job(JobState.ENDED), exit_code=None, signal="SIGKILL", cause=Cause.USER, name=None
+    )
+    assert render.event_line(Event(9, AT, "job.ended", job, ""), PLAIN) == (
+        "2025-03-01T12:00:00.250Z  job 7  job.ended  SIGKILL user"
+    )
 
 
 def test_candidates_are_told_by_id_state_and_age() -> None:

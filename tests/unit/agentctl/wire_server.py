@@ -69,6 +69,11 @@ class FixedLink:
         self.connects += 1
         return self.path
 
+    def doubt(self, path: str) -> str | None:
+        """Know the agent."""
+        assert path == self.path
+        return None
+
 
 @contextmanager
 def serving(servicer: Scripted, path: str) -> Iterator[None]:

@@ -100,7 +100,14 @@ def draft(request: job_service_pb2.SubmitJobRequest) -> JobDraft:
         log_retention_bytes=(
             spec.log_retention_bytes if spec.HasField("log_retention_bytes") else None
         ),
+        resource_limits={limit.name: _limits(limit) for limit in spec.resource_limits},
     )
+
+
+def _limits(limit: job_pb2.ResourceLimit) -> tuple[int, int]:
+    """Return soft and hard limit as setrlimit(2) of Python takes them: -1 is unlimited."""
+    soft = limit.soft if limit.HasField("soft") else -1
+    return soft, limit.hard if limit.HasField("hard") else -1
 
 
 def _output(spec: job_pb2.JobSpec) -> core.Output:

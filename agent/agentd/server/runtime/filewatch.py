@@ -161,5 +161,7 @@ def _event_filter(interest: Interest) -> list[type[FileSystemEvent]]:
         events.FileCreatedEvent,
         events.FileDeletedEvent,
         events.FileMovedEvent,
+        events.DirCreatedEvent,
         events.DirDeletedEvent,
+        events.DirMovedEvent,
     ]

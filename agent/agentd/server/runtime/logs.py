@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -24,7 +25,7 @@ from agentd.system.files import system_error
 #: Largest piece of data one `read` returns.
 MAX_CHUNK_BYTES = 256 << 10
 _BLOCK_BYTES = 64 << 10
-#: The index has an entry at most this often; bytes in between may be that much younger.
+#: Between a job's write and the entry for it, the pump and the clocks take their time.
 _INDEX_SLACK_NS = 1_000_000_000
 
 
@@ -94,7 +95,7 @@ def stream_name(output: Output, *, stderr: bool) -> str:
     if not stderr:
         return logdir.OUT
     apart = isinstance(output, SplitOutput) or (
-        isinstance(output, FileOutput) and output.stderr_path is not None
+        isinstance(output, FileOutput) and output.stderr_path not in {None, output.stdout_path}
     )
     if not apart:
         raise WrongStateError(
@@ -394,15 +395,16 @@ class TimeIndex:
     def offset_at(self, wall_ns: int) -> int | None:
         """Return where to begin so that nothing written since `wall_ns` is left out.
 
-        Up to a second more may come with it. None: everything is older.
+        What the entry holds for and up to a second more may come with it. None: everything
+        is older.
         """
-        index = self._bisect(1, wall_ns - _INDEX_SLACK_NS)
+        index = self._bisect(self._holds_until, wall_ns - _INDEX_SLACK_NS)
         return self._entry(index)[0] if index < self._count() else None
 
     def between(self, offset: int, end: int, limit: int) -> list[tuple[int, int]]:
         """Return the entry in force at `offset` and those up to `end`, at most `limit`."""
-        first = max(0, self._bisect(0, offset + 1) - 1)
-        last = min(self._bisect(0, end), first + limit)
+        first = max(0, self._bisect(self._offset, offset + 1) - 1)
+        last = min(self._bisect(self._offset, end), first + limit)
         if last <= first:
             return []
         size = logdir.INDEX_ENTRY.size
@@ -424,12 +426,20 @@ class TimeIndex:
         offset, wall_ns = logdir.INDEX_ENTRY.unpack(os.pread(self._descriptor, size, index * size))
         return offset, wall_ns
 
-    def _bisect(self, column: int, value: int) -> int:
-        """Return the index of the first entry whose `column` is at least `value`."""
+    def _offset(self, index: int) -> int:
+        return self._entry(index)[0]
+
+    def _holds_until(self, index: int) -> int:
+        """Return when the next entry was due: without one, nothing was written later."""
+        size_bytes = (index + 1) * logdir.INDEX_ENTRY.size
+        return self._entry(index)[1] + logdir.index_step_ns(size_bytes)
+
+    def _bisect(self, key: Callable[[int], int], value: int) -> int:
+        """Return the first entry whose `key`, which grows with the index, is at least `value`."""
         low, high = 0, self._count()
         while low < high:
             middle = (low + high) // 2
-            if self._entry(middle)[column] < value:
+            if key(middle) < value:
                 low = middle + 1
             else:
                 high = middle

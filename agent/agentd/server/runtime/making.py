@@ -9,8 +9,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
-from agentd.core.job import JobSpec
+from agentd.core.job import FileOutput, JobSpec, Output
 from agentd.paths import Paths
 from agentd.server.runtime.markers import make_marker
 from agentd.server.runtime.model import Defaults, JobDraft
@@ -40,6 +41,15 @@ def make_job(
         unmake_job(paths, spec.id)
         raise system_error("make the job's directory", error) from error
     return spec
+
+
+def _one_way(output: Output) -> Output:
+    """Return the output as it is told: two streams in one file are not kept apart."""
+    if not isinstance(output, FileOutput) or output.stderr_path is None:
+        return output
+    if os.path.normpath(output.stdout_path) != os.path.normpath(output.stderr_path):
+        return output
+    return replace(output, stderr_path=None)
 
 
 def unmake_job(paths: Paths, job_id: int) -> None:
@@ -75,10 +85,11 @@ def fill_in(draft: JobDraft, defaults: Defaults, job_id: int) -> JobSpec:
         labels=dict(draft.labels),
         timeout_s=draft.timeout_s,
         grace_s=defaults.grace_s if draft.grace_s is None else draft.grace_s,
-        output=draft.output,
+        output=_one_way(draft.output),
         stdin_path=draft.stdin_path,
         umask=draft.umask,
         mem_limit_bytes=draft.mem_limit_bytes,
         log_segment_bytes=defaults.log_segment_bytes,
         log_retention_bytes=draft.log_retention_bytes or defaults.log_retention_bytes,
+        resource_limits=dict(draft.resource_limits),
     )

@@ -56,6 +56,8 @@ class JobDraft:
     mem_limit_bytes: int | None = None
     #: None: the agent's default.
     log_retention_bytes: int | None = None
+    #: Soft and hard limits by name, as in `JobSpec`.
+    resource_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from agentd.core.job import FileOutput, TerminalOutput
 from agentd.errors import InvalidSpecError
 from agentd.server.runtime.model import JobDraft
+from agentd.server.runtime.programs import find_program
 
 #: One argument or environment entry, its NUL included (MAX_ARG_STRLEN, execve(2)).
 MAX_STRING_BYTES = 131_072
@@ -29,9 +31,18 @@ MAX_TEXT_CHARACTERS = 200
 MAX_LABELS = 64
 MAX_TERMINAL_CELLS = 10_000
 MAX_UMASK = 0o777
-#: What a shell calls "command not found" has no PATH to search without one (execvp(3)).
-DEFAULT_PATH = "/bin:/usr/bin"
+#: RLIM_INFINITY is above it.
+MAX_LIMIT = (1 << 63) - 1
+#: By setrlimit(2)'s names, as `JobSpec` has them. OFILE is BSD's name of NOFILE.
+RESOURCE_LIMITS = frozenset(
+    name.removeprefix("RLIMIT_").lower() for name in dir(resource) if name.startswith("RLIMIT_")
+) - {"ofile"}
 
+#: What path_resolution(7) follows at most.
+_MAX_LINKS = 40
+_OWN_STREAM = re.compile(
+    r"/dev/(stdin|stdout|stderr|tty|fd(/.*)?)|/proc/[^/]+/(task/[^/]+/)?fd(/.*)?", re.DOTALL
+)
 #: The kernel counts every string with its NUL and a pointer to it (execve(2)).
 _EXTRA_BYTES = 1 + 8
 
@@ -43,9 +54,11 @@ def validate(draft: JobDraft) -> None:
         InvalidSpecError: The first field that is wrong, and what it may hold.
 
     """
-    _check_exec_size(_check_argv(draft) + _check_environment(draft))
+    total_bytes = _check_argv(draft) + _check_environment(draft)
     _check_names(draft)
     _check_numbers(draft)
+    _check_resource_limits(draft.resource_limits)
+    _check_exec_size(total_bytes, draft.resource_limits)
     _check_cwd(draft.cwd)
     find_program(draft)
     _check_stdin(draft)
@@ -85,16 +98,16 @@ def _check_environment(draft: JobDraft) -> int:
     total_bytes = 0
     for name, value in draft.environment.items():
         if not name or "=" in name or "\0" in name:
-            raise InvalidSpecError(f"environment: {name!r} is no name (not empty, no '=', no NUL)")
-        _refuse_nul(value, f"environment: the value of {name}")
+            raise InvalidSpecError(f"env: {name!r} is no name (not empty, no '=', no NUL)")
+        _refuse_nul(value, f"env: the value of {name}")
         size_bytes = len(os.fsencode(name)) + 1 + len(os.fsencode(value))
-        _check_string(size_bytes, f"environment: {name}")
+        _check_string(size_bytes, f"env: {name}")
         total_bytes += size_bytes + _EXTRA_BYTES
     return total_bytes
 
 
-def _check_exec_size(total_bytes: int) -> None:
-    limit_bytes = exec_limit_bytes()
+def _check_exec_size(total_bytes: int, limits: Mapping[str, tuple[int, int]]) -> None:
+    limit_bytes = exec_limit_bytes(limits)
     if total_bytes > limit_bytes:
         raise InvalidSpecError(
             f"argv and environment are {total_bytes} bytes together; the kernel takes at most "
@@ -102,12 +115,32 @@ def _check_exec_size(total_bytes: int) -> None:
         )
 
 
-def exec_limit_bytes() -> int:
-    """Return how much the kernel takes: a quarter of the stack limit, 6 MiB at most (execve(2))."""
-    soft, _hard = resource.getrlimit(resource.RLIMIT_STACK)
+def exec_limit_bytes(limits: Mapping[str, tuple[int, int]]) -> int:
+    """Return how much the kernel takes: a quarter of the stack limit, 6 MiB at most (execve(2)).
+
+    The stack limit is the job's, or else the agent's.
+    """
+    own_soft, most = resource.getrlimit(resource.RLIMIT_STACK)
+    soft = limits["stack"][0] if "stack" in limits else own_soft
+    if soft == resource.RLIM_INFINITY or soft > most != resource.RLIM_INFINITY:
+        soft = most
     if soft == resource.RLIM_INFINITY:
         return MAX_TOTAL_BYTES
-    return min(MAX_TOTAL_BYTES, soft // 4)
+    # However small the stack, the kernel takes as much as one string may be long.
+    return max(MAX_STRING_BYTES, min(MAX_TOTAL_BYTES, soft // 4))
+
+
+def _check_resource_limits(limits: Mapping[str, tuple[int, int]]) -> None:
+    infinite = resource.RLIM_INFINITY
+    for name, (soft, hard) in limits.items():
+        if name not in RESOURCE_LIMITS:
+            raise InvalidSpecError(f"resource_limits: this host knows no limit {name!r}")
+        if max(soft, hard) > MAX_LIMIT:
+            raise InvalidSpecError(f"resource_limits: {name} is above {MAX_LIMIT}")
+        if hard != infinite and (soft == infinite or soft > hard):
+            raise InvalidSpecError(
+                f"resource_limits: the soft limit of {name} is above the hard one ({hard})"
+            )
 
 
 def _check_names(draft: JobDraft) -> None:
@@ -116,12 +149,12 @@ def _check_names(draft: JobDraft) -> None:
         if draft.name.isdigit():
             raise InvalidSpecError(f"name {draft.name!r} is a number; it would be taken for an id")
     if len(draft.labels) > MAX_LABELS:
-        raise InvalidSpecError(f"labels: {len(draft.labels)} are given, at most {MAX_LABELS} kept")
+        raise InvalidSpecError(f"label: {len(draft.labels)} are given, at most {MAX_LABELS} kept")
     for key, value in draft.labels.items():
         if not key or "=" in key:
-            raise InvalidSpecError(f"labels: {key!r} is no key (not empty, no '=')")
-        _check_text(key, "labels: a key")
-        _check_text(value, f"labels: the value of {key}")
+            raise InvalidSpecError(f"label: {key!r} is no key (not empty, no '=')")
+        _check_text(key, "label: a key")
+        _check_text(value, f"label: the value of {key}")
     _check_text(draft.idempotency_key, "idempotency_key")
 
 
@@ -139,8 +172,8 @@ def _check_numbers(draft: JobDraft) -> None:
         _check_seconds(draft.timeout_s, "timeout", zero_allowed=False)
     if draft.grace_s is not None:
         check_grace(draft.grace_s)
-    _check_size(draft.mem_limit_bytes, "mem_limit", MIN_MEM_LIMIT_BYTES)
-    _check_size(draft.log_retention_bytes, "log_retention", MIN_RETENTION_BYTES)
+    _check_size(draft.mem_limit_bytes, "mem", MIN_MEM_LIMIT_BYTES)
+    _check_size(draft.log_retention_bytes, "retain", MIN_RETENTION_BYTES)
     if draft.umask is not None and not 0 <= draft.umask <= MAX_UMASK:
         raise InvalidSpecError(f"umask {draft.umask:#o} is not between 0 and 0o777")
     if isinstance(draft.output, TerminalOutput):
@@ -197,42 +230,10 @@ def _words(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def find_program(draft: JobDraft) -> str:
-    """Return the file that argv[0] stands for, as execvp(3) finds it for the job.
-
-    Raises:
-        InvalidSpecError: There is none, or none that may be executed.
-
-    """
-    program = draft.argv[0]
-    refused = ""
-    for candidate in _candidates(program, draft):
-        try:
-            status = os.stat(candidate)
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode) and os.access(candidate, os.X_OK, effective_ids=True):
-            return candidate
-        refused = refused or candidate
-    if refused:
-        raise InvalidSpecError(f"argv[0]: {refused!r} is not an executable file")
-    where = f"in {draft.cwd!r}" if "/" in program else "on the job's PATH"
-    raise InvalidSpecError(f"argv[0]: there is no program {program!r} {where}")
-
-
-def _candidates(program: str, draft: JobDraft) -> Iterator[str]:
-    if "/" in program:
-        yield os.path.join(draft.cwd, program)
-        return
-    for directory in draft.environment.get("PATH", DEFAULT_PATH).split(os.pathsep):
-        # An empty entry is the current directory, the job's (execvp(3)).
-        yield os.path.join(draft.cwd, directory, program)
-
-
 def _check_stdin(draft: JobDraft) -> None:
     if draft.stdin_path is None:
         return
-    path = _absolute(draft.stdin_path, "stdin")
+    path = _file_path(draft.stdin_path, "stdin")
     status = _look(path, "stdin")
     if stat.S_ISDIR(status.st_mode):
         raise InvalidSpecError(f"stdin {path!r} is a directory")
@@ -240,11 +241,31 @@ def _check_stdin(draft: JobDraft) -> None:
         raise InvalidSpecError(f"stdin {path!r} may not be read (permission denied)")
 
 
-def _absolute(path: str, field: str) -> str:
+def _file_path(path: str, field: str) -> str:
     _refuse_nul(path, field)
+    if os.path.basename(path) == "-":
+        # The client has made a relative path absolute.
+        raise InvalidSpecError(f"{field} '-': a job has no stream of yours; name a file")
     if not os.path.isabs(path):
         raise InvalidSpecError(f"{field} {path!r} is not an absolute path")
+    if _is_own_stream(path):
+        raise InvalidSpecError(
+            f"{field} {path!r}: it would be a stream of the agent's, not yours; name a file"
+        )
     return path
+
+
+def _is_own_stream(path: str) -> bool:
+    """Whether the path, or a link on the way, means another file in each process (proc(5))."""
+    for _ in range(_MAX_LINKS):
+        path = os.path.normpath(path)
+        if _OWN_STREAM.fullmatch(path):
+            return True
+        try:
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+        except OSError:
+            return False
+    return False
 
 
 def _check_output(draft: JobDraft) -> None:
@@ -256,7 +277,7 @@ def _check_output(draft: JobDraft) -> None:
 
 
 def _check_output_file(path: str, field: str) -> None:
-    _absolute(path, field)
+    _file_path(path, field)
     try:
         status = os.stat(path)
     except FileNotFoundError:

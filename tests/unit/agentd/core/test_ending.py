@@ -75,7 +75,7 @@ def test_every_end_has_a_cause_on_one_line(
     if stop is not None:
         assert (cause, reason) == stop
     else:
-        assert (cause is Cause.USER) == (status.signal_number in sent)
+        assert (cause == Cause.USER) == (status.signal_number in sent)
         assert "\n" not in reason
 
 

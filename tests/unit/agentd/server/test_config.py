@@ -15,6 +15,7 @@ from agentd.server.config import Config, ConfigFile, load, parse
 from agentd.server.log import LogLevel
 from agentd.server.runtime.filewatch import FileWatches
 from agentd.server.runtime.model import Defaults
+from tests.helpers.wait import wait_until
 
 WHOLE = """
 [agent]
@@ -36,6 +37,16 @@ def test_every_key_of_ours_is_read_and_other_sections_are_left_alone() -> None:
     config = parse(WHOLE)
     assert config.agent.log_level is LogLevel.DEBUG
     assert config.defaults == Defaults(90.0, 8 << 20, 16_000_000_000)
+
+
+def test_sections_of_others_are_not_looked_into() -> None:
+    """Whose they are, they check them."""
+    assert parse('client.x = 1\n[host.a]\nx = 1\n[ssh]\nx = 1\n[guard]\nwarn = "80%"') == Config()
+
+
+def test_a_retention_below_the_default_segment_is_no_error() -> None:
+    """Only a segment that was asked for can be too large."""
+    assert parse('logs.retention = "1MiB"').logs.retention_bytes == 1 << 20
 
 
 def test_an_empty_or_missing_file_is_the_defaults(tmp_path: Path) -> None:
@@ -65,6 +76,11 @@ def test_bare_numbers_are_seconds_and_bytes() -> None:
         ('jobs.grace = "x"', ["jobs.grace", "line 1"]),
         ("logs = 3", ["logs", "line 1", "[logs]"]),
         ("[jobs\n", ["not TOML", "line 1"]),
+        ('grace = "3s"', ["grace", "line 1", "unknown", "[jobs]"]),
+        ("[jobs]\n\n[lgos]\nsegment = 1", ["lgos", "line 3", "unknown", "[logs]"]),
+        ("x.y = 1", ["x", "line 1", "unknown"]),
+        ("[[hosts]]\na = 1", ["hosts", "line 1", "[host]"]),
+        ('[logs]\nretention = "1M"\nsegment = "2M"', ["logs.segment", "line 3", "logs.retention"]),
     ],
 )
 def test_a_bad_value_is_refused_by_name_and_line(text: str, words: list[str]) -> None:
@@ -90,7 +106,7 @@ def test_a_file_that_is_no_text_or_no_file_is_an_error_of_ours(tmp_path: Path) -
     (tmp_path / "noise").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AgentError, match="not TOML"):
         load(str(tmp_path / "noise"))
-    with pytest.raises(AgentError, match="cannot read"):
+    with pytest.raises(AgentError, match="is a directory"):
         load(str(tmp_path))
 
 
@@ -122,6 +138,24 @@ def test_a_repaired_file_that_says_what_is_in_force_clears_the_error(tmp_path: P
     path.unlink()
     config.reload()
     assert (config.error, config.current) == ("", Config())
+
+
+def test_a_directory_in_the_files_place_is_an_error_while_it_is_there(tmp_path: Path) -> None:
+    """Noticed by itself when it comes and when it goes."""
+    path = tmp_path / "config.toml"
+
+    async def scenario() -> None:
+        watches = FileWatches()
+        config = ConfigFile(str(path))
+        config.watch(watches)
+        for leave in (path.rmdir, lambda: path.rename(tmp_path / "elsewhere")):
+            path.mkdir()
+            await asyncio.to_thread(wait_until, lambda: "is a directory" in config.error)
+            leave()
+            await asyncio.to_thread(wait_until, lambda: not config.error)
+        watches.close()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("way", ["written in place", "replaced by rename", "behind a link"])

@@ -129,12 +129,17 @@ def test_a_draft_holds_all_that_was_asked() -> None:
         timeout=Duration(seconds=1, nanos=500_000_000), grace=Duration(), stdin_path=b"/in",
         umask=0, mem_limit_bytes=5, log_retention_bytes=0,
         files=job_pb2.FileOutput(stdout_path=b"/o", append=True),
+        resource_limits=[
+            job_pb2.ResourceLimit(name="core", soft=0), job_pb2.ResourceLimit(name="cpu"),
+            job_pb2.ResourceLimit(name="nofile", soft=333, hard=1024),
+        ],
     )  # fmt: skip
     assert convert.draft(pb.SubmitJobRequest(idempotency_key="key", spec=spec)) == JobDraft(
         idempotency_key="key", argv=("x", "\udcff"), cwd="/c", environment={"K": "\udcfe"},
         name="n", labels={"a": "b"}, timeout_s=1.5, grace_s=0.0,
         output=core.FileOutput("/o", None, append=True), stdin_path="/in", umask=0,
         mem_limit_bytes=5, log_retention_bytes=0,
+        resource_limits={"core": (0, -1), "cpu": (-1, -1), "nofile": (333, 1024)},
     )  # fmt: skip
 
 

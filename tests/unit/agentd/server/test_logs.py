@@ -190,6 +190,20 @@ def test_since_begins_at_the_first_entry_of_that_time(tmp_path: Path) -> None:
     index.close()
 
 
+def test_since_finds_everything_in_a_job_that_has_written_for_months(tmp_path: Path) -> None:
+    """The longer the index, the rarer its entries: what an entry holds for grows alike."""
+    count = (5 << 20) // logdir.INDEX_ENTRY.size
+    step_ns = logdir.index_step_ns(5 << 20)
+    assert step_ns == S * 32 // 10
+    time_index(tmp_path, *((10 * n, n * step_ns) for n in range(count)))
+    index = TimeIndex(str(tmp_path), "out")
+    last_ns = (count - 1) * step_ns
+    written_ns = last_ns + step_ns - 1
+    assert index.offset_at(written_ns) == 10 * (count - 1)
+    assert index.offset_at(last_ns + step_ns + 2 * S) is None
+    index.close()
+
+
 def test_times_of_a_chunk_begin_with_the_entry_in_force(tmp_path: Path) -> None:
     """The first byte of a chunk has a time too."""
     time_index(tmp_path, (0, 1), (50, 2), (90, 3), (120, 4))
@@ -212,7 +226,13 @@ def test_a_missing_index_has_no_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [MergedOutput(), TerminalOutput(80, 24), FileOutput("/o", None, append=False)]
+    "output",
+    [
+        MergedOutput(),
+        TerminalOutput(80, 24),
+        FileOutput("/o", None, append=False),
+        FileOutput("/o", "/o", append=False),
+    ],
 )
 def test_stderr_that_is_not_kept_apart_is_refused(output: Output) -> None:
     """The message says how to have it."""

@@ -14,11 +14,11 @@ from agentd.core.job import FileOutput, TerminalOutput
 from agentd.errors import InvalidSpecError
 from agentd.server.runtime.making import fill_in
 from agentd.server.runtime.model import Defaults, JobDraft
+from agentd.server.runtime.programs import find_program
 from agentd.server.runtime.validate import (
     MAX_STRING_BYTES,
     check_grace,
     exec_limit_bytes,
-    find_program,
     validate,
 )
 
@@ -34,6 +34,7 @@ GOOD = JobDraft(
     umask=0o077,
     mem_limit_bytes=16 << 30,
     log_retention_bytes=100 << 20,
+    resource_limits={"nofile": (333, 1024), "core": (0, -1), "cpu": (-1, -1)},
 )
 
 NO_NUMBER = float("nan")
@@ -64,28 +65,28 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         r"'/etc/passwd' is not an executable file",
     ),
     "a PATH that leads nowhere": ({"environment": {"PATH": "/no/such"}}, r"no program 'true' on"),
-    "a variable without a name": ({"environment": {"": "x"}}, r"^environment: '' is no name"),
+    "a variable without a name": ({"environment": {"": "x"}}, r"^env: '' is no name"),
     "a variable with an equals sign": (
         {"environment": {"A=B": "x"}},
-        r"^environment: 'A=B' is no name",
+        r"^env: 'A=B' is no name",
     ),
     "a NUL in a variable": (
         {"environment": {"SECRET": "hunter2\0"}},
-        r"^environment: the value of SECRET holds a NUL",
+        r"^env: the value of SECRET holds a NUL",
     ),
     "a variable that is too long": (
         {"environment": {"PATH": "/bin", "A": "x" * MAX_STRING_BYTES}},
-        r"^environment: A is 131074 bytes",
+        r"^env: A is 131074 bytes",
     ),
     "a number as name": ({"name": "42"}, r"^name '42' is a number"),
     "a name of two lines": ({"name": "a\nb"}, r"^name 'a\\nb' holds a character"),
     "a name with an escape": ({"name": "\x1b[31m"}, r"^name .* holds a character"),
     "a name that is no UTF-8": ({"name": "\udcff"}, r"^name .* holds a character"),
     "a name too long": ({"name": "x" * 201}, r"^name is 201 characters long"),
-    "a label without a key": ({"labels": {"": "x"}}, r"^labels: '' is no key"),
-    "a label's key with an equals sign": ({"labels": {"a=b": "x"}}, r"^labels: 'a=b' is no key"),
-    "a label of two lines": ({"labels": {"a": "x\ny"}}, r"^labels: the value of a 'x\\ny'"),
-    "too many labels": ({"labels": {f"k{i}": "" for i in range(65)}}, r"^labels: 65 are given"),
+    "a label without a key": ({"labels": {"": "x"}}, r"^label: '' is no key"),
+    "a label's key with an equals sign": ({"labels": {"a=b": "x"}}, r"^label: 'a=b' is no key"),
+    "a label of two lines": ({"labels": {"a": "x\ny"}}, r"^label: the value of a 'x\\ny'"),
+    "too many labels": ({"labels": {f"k{i}": "" for i in range(65)}}, r"^label: 65 are given"),
     "a key too long": ({"idempotency_key": "k" * 201}, r"^idempotency_key is 201"),
     "no time at all": ({"timeout_s": 0.0}, r"^timeout of 0.0 s: it must be more than 0"),
     "a negative timeout": ({"timeout_s": -1.0}, r"^timeout of -1.0 s"),
@@ -93,11 +94,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no number as timeout": ({"timeout_s": NO_NUMBER}, r"^timeout of nan s"),
     "ten years": ({"timeout_s": TEN_YEARS}, r"below 10 years"),
     "a negative grace": ({"grace_s": -0.5}, r"^grace of -0.5 s: it must be 0 or more"),
-    "no memory": ({"mem_limit_bytes": 0}, r"^mem_limit of 0 bytes"),
-    "hardly any memory": ({"mem_limit_bytes": 4096}, r"^mem_limit of 4096 bytes"),
-    "more memory than there can be": ({"mem_limit_bytes": (1 << 60) + 1}, r"^mem_limit of"),
-    "hardly any log": ({"log_retention_bytes": 1000}, r"^log_retention of 1000 bytes"),
+    "no memory": ({"mem_limit_bytes": 0}, r"^mem of 0 bytes"),
+    "hardly any memory": ({"mem_limit_bytes": 4096}, r"^mem of 4096 bytes"),
+    "more memory than there can be": ({"mem_limit_bytes": (1 << 60) + 1}, r"^mem of"),
+    "hardly any log": ({"log_retention_bytes": 1000}, r"^retain of 1000 bytes"),
     "a mask too wide": ({"umask": 0o1000}, r"^umask 0o1000"),
+    "a limit nobody knows": (
+        {"resource_limits": {"patience": (1, 2)}},
+        r"^resource_limits: this host knows no limit 'patience'",
+    ),
+    "a soft limit above the hard one": (
+        {"resource_limits": {"nofile": (3, 2)}},
+        r"^resource_limits: the soft limit of nofile is above the hard one",
+    ),
+    "no soft limit below a hard one": (
+        {"resource_limits": {"nofile": (-1, 2)}},
+        r"^resource_limits: the soft limit of nofile",
+    ),
+    "a limit beyond all": (
+        {"resource_limits": {"core": (1 << 63, -1)}},
+        r"^resource_limits: core is above",
+    ),
     "no columns": ({"output": TerminalOutput(0, 24)}, r"^columns 0 is not from 1 to 10000"),
     "too many rows": ({"output": TerminalOutput(80, 10_001)}, r"^rows 10001"),
     "a missing stdin": ({"stdin_path": "/no/such"}, r"^stdin '/no/such': no such file"),
@@ -172,7 +189,101 @@ def test_the_longest_argument_that_the_kernel_takes_passes() -> None:
 
 def test_the_limit_is_what_the_kernel_says() -> None:
     """A quarter of the stack limit, as sysconf(3) has it, and never above 6 MiB."""
-    assert exec_limit_bytes() <= min(os.sysconf("SC_ARG_MAX"), 6 << 20)
+    assert exec_limit_bytes({}) <= min(os.sysconf("SC_ARG_MAX"), 6 << 20)
+
+
+def test_a_jobs_own_stack_limit_counts() -> None:
+    """What would fail at the start is refused before it."""
+    assert exec_limit_bytes({"stack": (4 << 20, -1)}) == 1 << 20
+    assert exec_limit_bytes({"stack": (0, -1)}) == MAX_STRING_BYTES
+    assert exec_limit_bytes({"stack": (-1, -1)}) <= 6 << 20
+    small = replace(GOOD, resource_limits={"stack": (1 << 20, 1 << 20)})
+    with pytest.raises(InvalidSpecError, match="at most 262144"):
+        validate(replace(small, argv=("true", *["x" * 100_000] * 3)))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/dev/stdout",
+        "/dev/stderr",
+        "/dev//stdin",
+        "/dev/fd/63",
+        "/dev/tty",
+        "/proc/self/fd/1",
+        "/proc/thread-self/fd/2",
+        "/proc/12/task/13/fd/1",
+        "/home/me/-",
+        "-",
+        "{link}",
+    ],
+)
+@pytest.mark.parametrize("field", ["output", "error", "stdin"])
+def test_a_stream_of_whoever_opens_it_is_refused(tmp_path: Path, path: str, field: str) -> None:
+    """It would be the agent's: its log would get what the job writes."""
+    (tmp_path / "link").symlink_to("second")
+    (tmp_path / "second").symlink_to("/dev/stdout")
+    path = path.format(link=tmp_path / "link")
+    changes: dict[str, dict[str, Any]] = {
+        "output": {"output": FileOutput(path, None, append=True)},
+        "error": {"output": FileOutput(str(tmp_path / "out"), path, append=True)},
+        "stdin": {"stdin_path": path},
+    }
+
+    with pytest.raises(InvalidSpecError, match=rf"^{field} .*name a file"):
+        validate(replace(GOOD, **changes[field]))
+
+
+def test_two_streams_in_one_file_are_one(tmp_path: Path) -> None:
+    """However the path is written: such a job's stderr is not kept apart."""
+    for error in ("/tmp/o", "/tmp//x/../o"):
+        spec = fill_in(
+            replace(GOOD, output=FileOutput("/tmp/o", error, append=True)), Defaults(), 3
+        )
+        assert spec.output == FileOutput("/tmp/o", None, append=True)
+    apart = FileOutput(str(tmp_path / "o"), str(tmp_path / "e"), append=False)
+    assert fill_in(replace(GOOD, output=apart), Defaults(), 3).output == apart
+
+
+@pytest.mark.parametrize(
+    ("line", "interpreter"),
+    [
+        (b"#!/no/such/python\n", "/no/such/python"),
+        (b"#! \t/no/such/env python\n", "/no/such/env"),
+        (b"#!/bin/sh\r\n", r"/bin/sh\\r"),
+        (b"#!no/such", "no/such"),
+        (b"#!/bin/sh/x\n", "/bin/sh/x"),
+    ],
+)
+def test_a_script_whose_interpreter_is_missing_is_refused(
+    tmp_path: Path, line: bytes, interpreter: str
+) -> None:
+    """The kernel would only say that there is no such file, of a file that is there."""
+    Path(_script(tmp_path / "tool")).write_bytes(line)
+
+    with pytest.raises(InvalidSpecError, match=rf"^argv\[0\]: .*tool.*'{interpreter}' does not"):
+        validate(replace(GOOD, argv=("./tool",), cwd=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"#!\n", b"#!/bin/sh -e\n", b"#!./tool\n", b"echo\n", b"", b"#!/" + b"x" * 300]
+)
+def test_a_program_that_may_run_passes(tmp_path: Path, content: bytes) -> None:
+    """A relative interpreter is the job's directory's; what is cut off is not judged."""
+    Path(_script(tmp_path / "tool")).write_bytes(content)
+
+    validate(replace(GOOD, argv=("./tool",), cwd=str(tmp_path)))
+
+
+def test_a_later_program_of_the_path_counts_if_the_first_cannot_run(tmp_path: Path) -> None:
+    """As execvp(3) goes on after ENOENT."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    Path(_script(tmp_path / "a" / "tool")).write_bytes(b"#!/no/such\n")
+    expected = _script(tmp_path / "b" / "tool")
+    path = f"{tmp_path}/a:{tmp_path}/b"
+
+    assert find_program(replace(GOOD, argv=("tool",), environment={"PATH": path})) == expected
 
 
 def _script(path: Path, mode: int = 0o755) -> str:

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentd.core.job import OutputKind, ProcessId
+from agentd.core.job import OutputKind
 from agentd.shim import channels
 from agentd.shim.channels import JobEnds, ReadEnds
-from agentd.system.records import PidRecord
 from tests.unit.agentd.system.sandbox import fork, hang, isolated
 
 Ends = tuple[ReadEnds, JobEnds]
@@ -33,17 +32,9 @@ def close(ends: Ends) -> None:
         os.close(descriptor)
 
 
-def record(ends: ReadEnds) -> PidRecord:
-    """Return a pidfile that names the pipes."""
-    return PidRecord(
-        "boot",
-        ProcessId(1, 1),
-        ProcessId(2, 2),
-        0,
-        0,
-        out_pipe_inode=channels.pipe_inode(ends.out),
-        err_pipe_inode=channels.pipe_inode(ends.err),
-    )
+def inodes(ends: ReadEnds) -> tuple[int, int]:
+    """Return the names of the pipes, as the pidfile holds them."""
+    return channels.pipe_inode(ends.out), channels.pipe_inode(ends.err)
 
 
 KINDS: dict[OutputKind, set[str]] = {
@@ -146,7 +137,7 @@ def test_a_job_whose_readers_were_all_killed_writes_on_and_is_found_again(
     """No SIGPIPE, no byte lost: what it wrote meanwhile is read by whoever finds the pipes."""
     ends = channels.open_channels(kind)
     ours, theirs = ends
-    known = record(ours)
+    known = inodes(ours)
     told, tell = os.pipe()
     go, let_go = os.pipe()
 
@@ -170,7 +161,7 @@ def test_a_job_whose_readers_were_all_killed_writes_on_and_is_found_again(
     os.write(let_go, b"!")
     assert os.read(told, 1) == b"!", "the job was killed"
 
-    again = channels.find_again([os.getpid(), job, 1 << 22], known)
+    again = channels.find_again([os.getpid(), job, 1 << 22], *known)
 
     assert stat.S_ISFIFO(stat_mode(f"/proc/self/fd/{again.out}"))
     assert not os.get_blocking(again.out)
@@ -195,12 +186,12 @@ def test_a_job_whose_readers_were_all_killed_writes_on_and_is_found_again(
 def test_a_pipe_that_nobody_holds_is_not_found() -> None:
     """Nor is another pipe of the same process."""
     ends = channels.open_channels(OutputKind.SPLIT)
-    known = record(ends[0])
+    known = inodes(ends[0])
     close(ends)
     other = os.pipe()
     job = fork(hang)
 
-    assert channels.find_again([job, os.getpid()], known) == ReadEnds()
+    assert channels.find_again([job, os.getpid()], *known) == ReadEnds()
 
     for descriptor in other:
         os.close(descriptor)
@@ -212,7 +203,7 @@ def test_a_job_without_pipes_has_none_to_be_found() -> None:
     pipe = os.pipe()
     job = fork(hang)
 
-    assert channels.find_again([job], record(ReadEnds())) == ReadEnds()
+    assert channels.find_again([job], *inodes(ReadEnds())) == ReadEnds()
 
     for descriptor in pipe:
         os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +19,8 @@ from agentd.system.records import PidRecord
 from tests.helpers.wait import holds_for, wait_gone, wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated
 
-UID, OTHER = "1" * 32, "2" * 32
+#: Nobody else's, whoever runs the same tests at the same time.
+UID, OTHER = secrets.token_hex(16), secrets.token_hex(16)
 
 
 @isolated
@@ -80,7 +82,7 @@ def lost_job(directory: str, leader: int, boot: str) -> None:
 @isolated
 def test_a_sweep_ends_what_a_lost_job_left_and_nothing_else(tmp_path: Path) -> None:
     """Its leader without the mark too; what ignores SIGTERM is killed when the grace is over."""
-    leader, marked, stubborn = run("0" * 32), run(UID), run(UID, ignores_term=True)
+    leader, marked, stubborn = run(secrets.token_hex(16)), run(UID), run(UID, ignores_term=True)
     stranger = run(OTHER)
     lost_job(f"{tmp_path}/7", leader, boot_id())
 

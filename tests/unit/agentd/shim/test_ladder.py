@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 
 from agentd.shim.ladder import Ladder
 from agentd.shim.tree import OwnTree
@@ -163,7 +164,7 @@ def test_rounds_of_kills_come_ever_less_often() -> None:
     wait_until(rounds, what="six rounds")
 
     assert pauses[0] < 50_000_000
-    assert all(later > 1.5 * earlier for earlier, later in zip(pauses, pauses[1:], strict=False))
+    assert all(later > 1.5 * earlier for earlier, later in pairwise(pauses))
 
 
 def test_rounds_never_stop() -> None:

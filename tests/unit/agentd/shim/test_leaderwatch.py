@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from agentd.core.contract import LeaderExited
-from agentd.core.job import ProcessId, ResourceUsage
+from agentd.core.job import ProcessId
 from agentd.shim.leaderwatch import ForeignLeader, OwnLeader, Unknown
 from agentd.system import process
-from agentd.system.prctl import Exit
+from agentd.system.kernel import Ended
 from tests.helpers.wait import read_stat, wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
 
@@ -69,7 +68,7 @@ def test_a_parent_sees_the_end_of_its_leader() -> None:
 
     seen = watch.look()
     assert seen is not None
-    assert (seen.pid, seen.wait_status) == (pid, signal.SIGTERM)
+    assert seen.wait_status == signal.SIGTERM
     assert read_stat(pid) is not None
     watch.reap()
     assert read_stat(pid) is None
@@ -77,11 +76,11 @@ def test_a_parent_sees_the_end_of_its_leader() -> None:
 
 @isolated
 @pytest.mark.parametrize("parent_is_warden", [True, False])
-def test_a_foreign_leader_that_runs_has_not_ended(parent_is_warden: bool) -> None:
+def test_a_foreign_leader_that_runs_has_not_ended(*, parent_is_warden: bool) -> None:
     """Its pidfd is there to be waited on, and is not readable."""
     elsewhere = Elsewhere()
 
-    watch = ForeignLeader(elsewhere.leader, parent_is_warden)
+    watch = ForeignLeader(elsewhere.leader, parent_is_warden=parent_is_warden)
 
     assert watch.look() is None
     assert watch.pidfd >= 0
@@ -90,16 +89,16 @@ def test_a_foreign_leader_that_runs_has_not_ended(parent_is_warden: bool) -> Non
 
 @isolated
 @pytest.mark.parametrize("parent_is_warden", [True, False])
-def test_a_zombie_has_ended_and_its_status_is_still_to_come(parent_is_warden: bool) -> None:
+def test_a_zombie_has_ended_and_its_status_is_still_to_come(*, parent_is_warden: bool) -> None:
     """Its parent will reap it or send word."""
     elsewhere = Elsewhere()
-    watch = ForeignLeader(elsewhere.leader, parent_is_warden)
+    watch = ForeignLeader(elsewhere.leader, parent_is_warden=parent_is_warden)
 
     elsewhere.end()
 
     assert watch.has_ended()
     assert watch.look() is None
-    assert ForeignLeader(elsewhere.leader, parent_is_warden).has_ended()
+    assert ForeignLeader(elsewhere.leader, parent_is_warden=parent_is_warden).has_ended()
 
 
 @isolated
@@ -113,9 +112,9 @@ def test_the_wardens_word_is_taken_at_any_moment(moment: str) -> None:
     if moment == "reaped":
         elsewhere.reap()
 
-    watch.tell(LeaderExited(7, 9 << 8, 0.5, 0.25, 4096))
+    watch.tell(Ended(9 << 8, 0.5, 0.25, 4096))
 
-    assert watch.look() == Exit(elsewhere.leader.pid, 9 << 8, ResourceUsage(0.5, 0.25, 4096))
+    assert watch.look() == Ended(9 << 8, 0.5, 0.25, 4096)
 
 
 @isolated
@@ -129,7 +128,7 @@ def test_a_new_kernel_tells_what_nobody_else_can() -> None:
     end = watch.look()
 
     if KERNEL_TELLS:
-        assert end == Exit(elsewhere.leader.pid, signal.SIGTERM, ResourceUsage())
+        assert end == Ended(signal.SIGTERM)
     else:
         assert isinstance(end, Unknown)
 
@@ -168,7 +167,8 @@ def test_a_recycled_pid_is_not_the_leader() -> None:
     stranger = known(sleeper())
     before = os.listdir("/proc/self/fd")
 
-    watch = ForeignLeader(replace(stranger, start_ticks=stranger.start_ticks - 1), False)  # noqa: FBT003
+    recycled = replace(stranger, start_ticks=stranger.start_ticks - 1)
+    watch = ForeignLeader(recycled, parent_is_warden=False)
 
     assert watch.pidfd == -1
     assert os.listdir("/proc/self/fd") == before

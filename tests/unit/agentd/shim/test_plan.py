@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from agentd.core.contract import JobStarted, decode
 from agentd.core.job import JobSpec, ProcessId
 from agentd.shim import plan
 from agentd.shim.plan import Plan
+from agentd.system import records
 from agentd.system.records import PidRecord
 
 NUMBERS = st.integers(-1, 1 << 62)
@@ -20,6 +22,12 @@ SPEC = JobSpec(
     7, "0" * 32, "key", 5, ("true",), "/", {}, log_segment_bytes=100, log_retention_bytes=1000
 )
 RECORD = PidRecord("boot", ProcessId(41, 900), ProcessId(42, 1000), 5, 6)
+
+
+def plan_of(spec: JobSpec) -> Plan:
+    """Return the plan made of the two files."""
+    pidfile = json.loads(records.dump_pid(RECORD))
+    return plan.make(json.loads(records.dump_spec(spec)), pidfile, 41)
 
 
 @given(PLANS)
@@ -34,7 +42,7 @@ def test_what_is_no_plan_is_none(packet: bytes) -> None:
     assert plan.decode(packet) is None
 
 
-@pytest.mark.parametrize("packet", [b"", b"go", b'{"step":"execute"}', b"planet 9"])
+@pytest.mark.parametrize("packet", [b"", b"go", b'{"step":"execute"}'])
 def test_a_report_and_a_gate_are_no_plans(packet: bytes) -> None:
     """Nor is the end of the talk."""
     assert plan.decode(packet) is None
@@ -42,9 +50,9 @@ def test_a_report_and_a_gate_are_no_plans(packet: bytes) -> None:
 
 def test_the_plan_holds_what_the_spec_and_the_pidfile_say() -> None:
     """Durations in nanoseconds, the leader by its identity."""
-    made = plan.make(replace(SPEC, grace_s=1.5, timeout_s=2.5), RECORD, 41)
+    made = plan_of(replace(SPEC, grace_s=1.5, timeout_s=2.5))
 
-    assert (made.job_id, made.leader) == (7, ProcessId(42, 1000))
+    assert (made.job_id, made.leader_pid, made.leader_start_ticks) == (7, 42, 1000)
     assert (made.grace_ns, made.timeout_ns) == (1_500_000_000, 2_500_000_000)
     assert made.ends_at_boot_ns == 6 + 2_500_000_000
     assert (made.segment_bytes, made.retention_bytes) == (100, 1000)
@@ -53,5 +61,5 @@ def test_the_plan_holds_what_the_spec_and_the_pidfile_say() -> None:
 
 def test_without_a_timeout_there_is_no_end_planned() -> None:
     """While a timeout of zero ends it at once."""
-    assert plan.make(SPEC, RECORD, 41).ends_at_boot_ns is None
-    assert plan.make(replace(SPEC, timeout_s=0.0), RECORD, 41).ends_at_boot_ns == 6
+    assert plan_of(SPEC).ends_at_boot_ns is None
+    assert plan_of(replace(SPEC, timeout_s=0.0)).ends_at_boot_ns == 6

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentd.shim import pump
 from agentd.shim.pump import BUSY_PIPE_BYTES, LogLimits, Progress, Pump
 from agentd.system import crashpoint, logdir
 from agentd.system.logdir import INDEX_ENTRY
@@ -154,11 +155,7 @@ def test_a_pump_killed_at_any_moment_loses_and_doubles_nothing(here: str) -> Non
     for _ in range(40):
         pumper = fork(pump_on)
         goal = logdir.end_offset(".", "out") + chance.randint(0, 30_000)
-        wait_until(
-            lambda goal=goal, pumper=pumper: (
-                logdir.end_offset(".", "out") >= min(goal, len(data)) or has_ended(pumper)
-            )
-        )
+        wait_for_bytes(min(goal, len(data)), pumper)
         os.kill(pumper, signal.SIGKILL)
         os.waitpid(pumper, 0)
     pump_on()
@@ -167,9 +164,13 @@ def test_a_pump_killed_at_any_moment_loses_and_doubles_nothing(here: str) -> Non
     assert whole() == data
 
 
-def has_ended(pid: int) -> bool:
-    """Say whether a child is a zombie."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def wait_for_bytes(goal: int, pumper: int) -> None:
+    """Wait until the log has come so far, or the pump to its end."""
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    wait_until(
+        lambda: logdir.end_offset(".", "out") >= goal or os.waitid(os.P_PID, pumper, ended),
+        what="bytes in the log",
+    )
 
 
 @isolated
@@ -201,9 +202,14 @@ def test_a_pump_killed_while_it_rotates_loses_nothing(
             assert whole() == data
 
 
-@given(CHUNKS, SMALL, st.integers(80, 8000), st.booleans())
+@given(
+    chunks=CHUNKS,
+    segment_bytes=SMALL,
+    retention_bytes=st.integers(80, 8000),
+    is_killed=st.booleans(),
+)
 def test_a_log_never_takes_more_than_it_may(
-    chunks: list[int], segment_bytes: int, retention_bytes: int, is_killed: bool
+    chunks: list[int], segment_bytes: int, retention_bytes: int, *, is_killed: bool
 ) -> None:
     """After each step: head and newest there, every byte in its place, the end remembered."""
     data = pattern(sum(chunks))
@@ -287,6 +293,18 @@ def test_the_time_index_says_when_bytes_came(here: str) -> None:
     assert entries == sorted(entries)
     assert [offset for offset, _ in entries] == sorted({offset for offset, _ in entries})
     assert entries[-1][0] < 20 * 500
+
+
+def test_a_clock_that_jumps_begins_an_entry(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a suspend, or set by hand: no byte counts as written before it was."""
+    with station() as at:
+        for seconds in (1000, 5000, 2000):
+            monkeypatch.setattr(pump, "wall_ns", lambda now_s=seconds: now_s * 10**9)
+            at.feed(b"line\n")
+            at.drain()
+        at.finish()
+
+    assert index() == [(0, 1000 * 10**9), (5, 5000 * 10**9), (10, 2000 * 10**9)]
 
 
 def test_the_time_index_grows_by_time_and_not_by_lines(here: str) -> None:

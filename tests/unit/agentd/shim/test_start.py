@@ -80,7 +80,7 @@ def test_nothing_is_known_before_the_program_is_executed(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "unheard"])
-def test_an_end_without_a_report_is_a_program_that_runs(ends: Ends, is_heard: bool) -> None:
+def test_an_end_without_a_report_is_a_program_that_runs(ends: Ends, *, is_heard: bool) -> None:
     """The leader's end is close-on-exec; the plan may be unheard by a rescue shim."""
     ends.propose()
     if is_heard:
@@ -92,7 +92,7 @@ def test_an_end_without_a_report_is_a_program_that_runs(ends: Ends, is_heard: bo
 
 
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "unheard"])
-def test_a_report_is_told_as_often_as_it_is_asked_for(ends: Ends, is_heard: bool) -> None:
+def test_a_report_is_told_as_often_as_it_is_asked_for(ends: Ends, *, is_heard: bool) -> None:
     """By the shim, by a rescue shim after it; before the leader's end and after."""
     ends.propose()
     if is_heard:
@@ -108,7 +108,7 @@ def test_a_report_is_told_as_often_as_it_is_asked_for(ends: Ends, is_heard: bool
 @pytest.mark.parametrize("is_reported", [True, False], ids=["failed", "executed"])
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_gate_opened_more_than_once_does_no_harm(
-    ends: Ends, times: int, is_reported: bool
+    ends: Ends, times: int, *, is_reported: bool
 ) -> None:
     """A rescue shim cannot know whether it was opened; the leader takes one of them."""
     ends.propose()
@@ -154,15 +154,10 @@ def test_the_leader_waits_at_the_gate() -> None:
 
 @isolated
 @pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "unheard"])
-def test_the_leader_does_not_go_on_if_nobody_is_left_to_open_the_gate(is_heard: bool) -> None:
+def test_the_leader_does_not_go_on_if_nobody_is_left_to_open_the_gate(*, is_heard: bool) -> None:
     """Shim and warden were killed: it must not run unminded."""
     ends = Ends()
-    leader = fork(
-        lambda: (
-            ends.end_shim(),
-            os._exit(33 if ends.leader.propose(PLAN) else 34),
-        )
-    )
+    leader = fork(ends.end_shim, lambda: os._exit(33 if ends.leader.propose(PLAN) else 34))
     ends.end_leader()
     if is_heard:
         ends.shim.hear_plan()
@@ -172,29 +167,23 @@ def test_the_leader_does_not_go_on_if_nobody_is_left_to_open_the_gate(is_heard: 
 
 
 @isolated
-def test_a_rescue_shim_goes_on_with_the_same_talk() -> None:
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard", "unheard"])
+def test_a_rescue_shim_goes_on_with_the_same_talk(*, is_heard: bool) -> None:
     """The shim was killed with the plan heard or not; its socket lives on in the warden."""
-    for killed_after_hearing in (True, False):
-        ends = Ends()
-        leader = fork(
-            lambda ends=ends: (
-                ends.end_shim(),
-                ends.leader.propose(PLAN) and ends.leader.report(ERROR),
-            )
-        )
-        ends.end_leader()
-        shim = fork(
-            lambda ends=ends, hears=killed_after_hearing: (
-                hears and ends.shim.hear_plan(),
-                os.kill(os.getpid(), signal.SIGKILL),
-            )
-        )
-        os.waitpid(shim, 0)
+    ends = Ends()
+    leader = fork(
+        ends.end_shim,
+        lambda: ends.leader.propose(PLAN),
+        lambda: ends.leader.report(ERROR),
+    )
+    ends.end_leader()
+    shim = fork(*[ends.shim.hear_plan] * is_heard, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(shim, 0)
 
-        ends.shim.open_gate()
+    ends.shim.open_gate()
 
-        assert os.waitpid(leader, 0)[1] == 0
-        assert ends.shim.outcome() == ERROR
+    assert os.waitpid(leader, 0)[1] == 0
+    assert ends.shim.outcome() == ERROR
 
 
 @given(st.text(min_size=1), st.sampled_from(sorted(errno.errorcode)), st.text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from collections.abc import Callable
 
@@ -15,7 +16,8 @@ from agentd.system import process
 from tests.helpers.wait import holds_for, wait_gone, wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
 
-UID = "1" * 32
+#: Nobody else's, whoever runs the same tests at the same time.
+UID = secrets.token_hex(16)
 
 
 class Job:
@@ -40,7 +42,7 @@ class Job:
     def _lead(self) -> None:
         os.setsid()
         fork(lambda: self._be("child"))
-        fork(lambda: (os.setsid(), self._be("session")))
+        fork(os.setsid, lambda: self._be("session"))
         os.waitpid(fork(self._part), 0)
         self._be("leader")
 

@@ -49,14 +49,15 @@ def isolated(test: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def fork(act: Callable[[], object]) -> int:
-    """Call `act` in a child process, which then exits with 0, or with 1 if it raised."""
+def fork(*acts: Callable[[], object]) -> int:
+    """Call each of `acts` in a child process, which then exits with 0, or with 1 if one raised."""
     pid = _fork()
     if pid:
         return pid
     status = 1
     try:
-        act()
+        for act in acts:
+            act()
         status = 0
     except BaseException:  # noqa: BLE001  # must not return into the test's stack
         traceback.print_exc()
@@ -147,12 +148,20 @@ def _be_isolated(test: Callable[[], None], write_end: int) -> NoReturn:
         test()
         status = 0
     except BaseException:  # noqa: BLE001  # reported, and fails the test in the parent
-        os.write(write_end, traceback.format_exc().encode()[-_REPORT_BYTES:])
+        _report(write_end, traceback.format_exc().encode()[-_REPORT_BYTES:])
     finally:
         try:
             _end_all_below()
         finally:
             os._exit(status)
+
+
+def _report(write_end: int, report: bytes) -> None:
+    try:
+        os.write(write_end, report)
+    except OSError:
+        # A test may have closed what it did not open.
+        os.write(2, report)
 
 
 def _too_late(_number: int, _frame: object) -> None:

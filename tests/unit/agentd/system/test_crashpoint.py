@@ -66,7 +66,9 @@ def test_of_many_at_one_point_one_is_killed(tmp_path: Path) -> None:
     """Whoever removes the file; the others pass."""
     crashpoint._DIRECTORY = str(tmp_path)
     read_end, write_end = os.pipe()
-    many = [fork(lambda: (os.read(read_end, 1), crashpoint.reach("a.point"))) for _ in range(8)]
+    many = [
+        fork(lambda: os.read(read_end, 1), lambda: crashpoint.reach("a.point")) for _ in range(8)
+    ]
     (tmp_path / "a.point").touch()
 
     os.write(write_end, b"!" * len(many))

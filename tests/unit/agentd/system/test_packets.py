@@ -41,7 +41,8 @@ def test_each_message_arrives_whole_and_in_order(pair: Pair) -> None:
     ours, theirs = pair
     sent: list[Message] = [JobPaused(job_id) for job_id in range(50)]
 
-    assert all([packets.send(ours, message) for message in sent])
+    for message in sent:
+        assert packets.send(ours, message)
 
     assert [got(theirs)[0] for _ in sent] == sent
     with pytest.raises(BlockingIOError):
@@ -194,11 +195,9 @@ def test_sending_to_nobody_raises_no_signal() -> None:
     ours, theirs = packets.pair()
     theirs.close()
     child = fork(
-        lambda: (
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL),
-            packets.send(ours, Pause(7)),
-            packets.send(ours, Pause(7), (0,)),
-        )
+        lambda: signal.signal(signal.SIGPIPE, signal.SIG_DFL),
+        lambda: packets.send(ours, Pause(7)),
+        lambda: packets.send(ours, Pause(7), (0,)),
     )
 
     assert os.waitpid(child, 0)[1] == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.system import prctl
+from agentd.system import kernel, prctl
 from tests.helpers.wait import read_stat, wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
 
@@ -67,6 +67,7 @@ def killed_in_its_sleep() -> int:
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
 def test_a_look_tells_the_status_that_wait_will_tell(
     end: tuple[Callable[[], object], int | None],
+    *,
     raw: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -74,7 +75,7 @@ def test_a_look_tells_the_status_that_wait_will_tell(
     """Code, signal and core flag, on machines whose system call number we do not know too."""
     monkeypatch.chdir(tmp_path)
     if not raw:
-        monkeypatch.setattr(prctl, "_waitid_number", None)
+        monkeypatch.setattr(kernel, "_waitid_number", None)
     act, expected = end
     pid = ended(act)
 
@@ -88,11 +89,11 @@ def test_a_look_tells_the_status_that_wait_will_tell(
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_a_core_file_is_told(raw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_core_file_is_told(*, raw: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag is there exactly when the kernel wrote one."""
     monkeypatch.chdir(tmp_path)
     if not raw:
-        monkeypatch.setattr(prctl, "_waitid_number", None)
+        monkeypatch.setattr(kernel, "_waitid_number", None)
     pid = ended(lambda: die_by(signal.SIGQUIT))
 
     seen = prctl.look_at_exit(pid)
@@ -104,10 +105,12 @@ def test_a_core_file_is_told(raw: bool, tmp_path: Path, monkeypatch: pytest.Monk
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_a_look_at_a_living_child_tells_nothing(raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_at_a_living_child_tells_nothing(
+    *, raw: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stopped and continued it lives as well."""
     if not raw:
-        monkeypatch.setattr(prctl, "_waitid_number", None)
+        monkeypatch.setattr(kernel, "_waitid_number", None)
     pid = sleeper()
     assert prctl.look_at_exit(pid) is None
 
@@ -132,10 +135,12 @@ def test_a_look_reaps_nothing() -> None:
 
 @isolated
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "plain"])
-def test_only_our_own_children_can_be_looked_at(raw: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_own_children_can_be_looked_at(
+    *, raw: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reaped one is none any more, and a stranger never was."""
     if not raw:
-        monkeypatch.setattr(prctl, "_waitid_number", None)
+        monkeypatch.setattr(kernel, "_waitid_number", None)
     pid = killed_in_its_sleep()
     os.waitpid(pid, 0)
 
@@ -177,7 +182,7 @@ def test_a_new_kernel_tells_the_status_of_one_that_its_parent_reaped(
     told_read, told = os.pipe()
 
     def be_the_parent() -> None:
-        pid = fork(lambda: (os.read(go_read, 1), end[0]()))
+        pid = fork(lambda: os.read(go_read, 1), end[0])
         os.write(told, b"%d\n" % pid)
         os.read(reap_read, 1)
         os.write(told, b"%d\n" % os.waitpid(pid, 0)[1])

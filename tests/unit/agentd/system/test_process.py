@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def test_a_stopped_process_is_told_from_one_that_sleeps() -> None:
 @isolated
 def test_children_are_found_zombies_too() -> None:
     """The ones of children are not."""
-    parent = fork(lambda: (sleeper(), hang()))
+    parent = fork(sleeper, hang)
     dead = zombie()
 
     wait_until(lambda: process.children(parent), what="a grandchild")
@@ -187,10 +188,10 @@ def tree() -> dict[str, int]:
     def leave() -> None:
         os.setsid()
         say("session")
-        fork(lambda: (say("daemon"), hang()))
+        fork(lambda: say("daemon"), hang)
 
     def grow() -> None:
-        fork(lambda: (say("grandchild"), hang()))
+        fork(lambda: say("grandchild"), hang)
         between = fork(leave)
         os.waitpid(between, 0)
         say("child")
@@ -226,15 +227,14 @@ def parent_of(pid: int) -> int:
         return int(file.read().rpartition(") ")[2].split()[1])
 
 
-MINE, OTHER = "1" * 32, "2" * 32
+#: Nobody else's, whoever runs the same tests at the same time.
+MINE, OTHER = secrets.token_hex(16), secrets.token_hex(16)
 
 
-def run(environment: dict[str, str], session: bool = False) -> int:
+def run(environment: dict[str, str]) -> int:
     """Return a program with this environment, as it is after its exec."""
 
     def execute() -> None:
-        if session:
-            os.setsid()
         os.execve("/bin/sleep", ["sleep", "600"], environment)
 
     pid = fork(execute)
@@ -322,7 +322,7 @@ def test_what_descends_from_a_member_is_a_member() -> None:
     def child() -> None:
         os.setsid()
         os.write(write_end, b"%d\n" % os.getpid())
-        fork(lambda: (os.write(write_end, b"%d\n" % os.getpid()), hang()))
+        fork(lambda: os.write(write_end, b"%d\n" % os.getpid()), hang)
         hang()
 
     top = fork(parent)
@@ -404,7 +404,7 @@ def test_a_look_survives_processes_that_come_and_go(look: Callable[[int], object
 
     busy = fork(churn)
 
-    for _ in range(30):
+    for _ in range(10):
         for pid in [busy, *process.descendants(busy)]:
             look(pid)
 

@@ -70,6 +70,7 @@ def make_spec(output: Output) -> JobSpec:
         mem_limit_bytes=1 << 40,
         log_segment_bytes=1,
         log_retention_bytes=2,
+        resource_limits={"nofile": (333, 1024), "core": (0, -1)},
     )
 
 
@@ -79,6 +80,17 @@ def test_a_spec_comes_back_as_it_was(output: Output) -> None:
     spec = make_spec(output)
 
     assert records.load_spec(records.dump_spec(spec)) == spec
+
+
+def test_a_spec_of_before_there_were_limits_has_none() -> None:
+    """Jobs of an older agent are read; a limit that is none makes the record corrupt."""
+    body = json.loads(records.dump_spec(make_spec(MergedOutput())))
+    unreadable: tuple[object, ...] = ([], {"nofile": 3}, {"nofile": [3]})
+    for limits in unreadable:
+        with pytest.raises(RecordCorruptError):
+            records.load_spec(json.dumps(body | {"resource_limits": limits}).encode())
+    del body["resource_limits"]
+    assert records.load_spec(json.dumps(body).encode()).resource_limits == {}
 
 
 @pytest.mark.parametrize("final", FINALS, ids=lambda final: type(final).__name__)
