@@ -6,11 +6,14 @@ vector runs, with `python -I -S` so that it starts fast and imports nothing of o
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import platform
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -78,6 +81,14 @@ def term_counter(term_file: str, ready_file: str) -> tuple[str, ...]:
     It and a child of its session append a line to `term_file` for each SIGTERM; exits with 4.
     """
     return _argv("count-term", term_file, ready_file)
+
+
+def headless(pid_file: str) -> tuple[str, ...]:
+    """Return a job whose first thread ends at once: ps shows a zombie, and it runs on.
+
+    Another thread notes the pid and sleeps; SIGTERM ends it as usual.
+    """
+    return _argv("headless", pid_file)
 
 
 def exits(code: int) -> tuple[str, ...]:
@@ -197,6 +208,24 @@ def _count_term(term_file: str, ready_file: str) -> None:
     sys.exit(4)
 
 
+def _headless(pid_file: str) -> None:
+    def go_on() -> None:
+        while _state_of(os.getpid()) != "Z":
+            time.sleep(0.005)
+        _note_pid(pid_file)
+        time.sleep(3600)
+
+    threading.Thread(target=go_on).start()
+    # exit(2) itself, which ends one thread; the C library's ends them all. It is 93 but on x86.
+    ctypes.CDLL(None).syscall(60 if platform.machine() == "x86_64" else 93, 0)
+
+
+def _state_of(pid: int) -> str:
+    """Return the state of a process as ps shows it: that of its first thread."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(") ")[2][0]
+
+
 _PROGRAMS: dict[str, Callable[..., None]] = {
     "print": _print,
     "sleep": _sleep,
@@ -205,6 +234,7 @@ _PROGRAMS: dict[str, Callable[..., None]] = {
     "fork-on-term": _fork_on_term,
     "hop": _hop,
     "count-term": _count_term,
+    "headless": _headless,
 }
 
 if __name__ == "__main__":

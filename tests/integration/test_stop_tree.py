@@ -47,6 +47,14 @@ def _check_ended(agent: Agent, job_id: int, signal: str | None, cause: str) -> N
     books.check_all_over(agent)
 
 
+def _threads(pid: int) -> int:
+    """Return how many threads of a process there are."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except FileNotFoundError:
+        return 0
+
+
 @pytest.fixture(name="ready")
 def _ready(agent: Agent) -> str:
     """Yield the path of a file for pids."""
@@ -97,6 +105,17 @@ class TestAllGone:
         agent.cli("stop", "--grace", "0.2s", str(job_id), check=True)
         _check_ended(agent, job_id, "SIGKILL", "user")
         holds_for(lambda: not _members(agent, job_id), seconds=0.2, what="none of them is left")
+
+    def test_a_job_whose_first_thread_has_ended(
+        self, agent: Agent, ready: str, prepare: Prepare
+    ) -> None:
+        """It looks like a zombie, runs, and is stopped like any other."""
+        job_id = _submit_until(agent, jobs.headless(ready), ready, 1)
+        prepare(agent, job_id)
+        assert agent.show(job_id)["state"] == "running"
+        agent.cli("stop", "--grace", "1s", str(job_id), check=True, timeout=20)
+        assert _threads(jobs.read_pids(ready)[0]) == 0
+        _check_ended(agent, job_id, "SIGTERM", "user")
 
     def test_a_paused_job(self, agent: Agent, ready: str, prepare: Prepare) -> None:
         """It sees its SIGTERM and ends in its own way."""

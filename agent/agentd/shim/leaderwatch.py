@@ -80,10 +80,15 @@ class ForeignLeader:
         """Return how it ended, Unknown if neither the warden nor the kernel will ever tell."""
         if self._told is not None:
             return self._told
-        if proc.is_alive(self._leader):
+        if not self.has_ended():
             return None
         if self.pidfd >= 0:
             status = kernel.exit_status_of(self.pidfd)
+            if status is not None:
+                return Ended(status)
+        if not self.expects_word:
+            # A zombie below an init that reaps late, or never, as in many a container.
+            status = proc.zombie_status(self._leader)
             if status is not None:
                 return Ended(status)
         if self.expects_word or proc.start_ticks(self._leader.pid) == self._leader.start_ticks:

@@ -26,7 +26,12 @@ class Identity(Protocol):
         """Who it is now."""
 
     @property
-    def start_ticks(self) -> int:
+    def _is_dead(fields: list[bytes]) -> bool:
+    # The state is the first thread's: others may run on behind it (pthread_exit(3) in main).
+    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+
+
+def start_ticks(self) -> int:
         """Who it is for good: field 22 of /proc/PID/stat."""
 
 
@@ -34,7 +39,9 @@ class Identity(Protocol):
 _STATE = 0
 _PPID = 1
 _SESSION = 3
+_THREADS = 17
 _START_TICKS = 19
+_EXIT_CODE = 49
 _READ_BYTES = 1 << 16
 #: Command name of a warden, as ps shows it.
 AGENT_NAME = b"agentd-warden"
@@ -73,6 +80,11 @@ def _stat(pid: int) -> list[bytes] | None:
     return data[data.rindex(b")") + 2 :].split()
 
 
+def _is_dead(fields: list[bytes]) -> bool:
+    # The state is the first thread's: others may run on behind it (pthread_exit(3) in main).
+    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+
+
 def start_ticks(pid: int) -> int | None:
     """Return when a process that exists (a zombie too) was started, or None."""
     fields = _stat(pid)
@@ -85,14 +97,39 @@ def is_alive(process: Identity) -> bool:
     return (
         fields is not None
         and int(fields[_START_TICKS]) == process.start_ticks
-        and fields[_STATE] not in (b"Z", b"X")
+        and not _is_dead(fields)
     )
+
+
+def zombie_status(process: Identity) -> int | None:
+    """Return the raw wait status of a zombie that somebody else has to reap (field 52, proc(5)).
+
+    None: it lives, is gone, or may not show it to us. Whom the kernel does not show the status it
+    shows a 0 (ptrace(2), PTRACE_MODE_READ), so a zombie that has changed its ids is not asked.
+    """
+    fields = _stat(process.pid)
+    if fields is None or not _is_dead(fields):
+        return None
+    if int(fields[_START_TICKS]) != process.start_ticks or not _has_our_ids(process.pid):
+        return None
+    return int(fields[_EXIT_CODE])
+
+
+def _has_our_ids(pid: int) -> bool:
+    try:
+        lines = _read(f"/proc/{pid}/status").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # Real, effective, saved and file system id: all four have to be ours.
+    ours = {b"Uid:": b"%d" % os.geteuid(), b"Gid:": b"%d" % os.getegid()}
+    words = [line.split() for line in lines]
+    return all(set(word[1:]) == {ours[word[0]]} for word in words if word and word[0] in ours)
 
 
 def is_running(pid: int) -> bool:
     """Say whether a process has this pid and is no zombie."""
     fields = _stat(pid)
-    return fields is not None and fields[_STATE] not in (b"Z", b"X")
+    return fields is not None and not _is_dead(fields)
 
 
 def is_agent(pid: int) -> bool:
@@ -157,7 +194,7 @@ def find_members(uid: str, leader: Identity | None) -> list[int]:
     members: set[int] = set()
     for pid in _own_pids():
         fields = _stat(pid)
-        if fields is None or fields[_STATE] in (b"Z", b"X") or is_agent(pid):
+        if fields is None or _is_dead(fields) or is_agent(pid):
             continue
         parents[pid], sessions[pid] = int(fields[_PPID]), int(fields[_SESSION])
         if (leader is not None and pid == leader.pid and is_alive(leader)) or _has_mark(pid, mark):

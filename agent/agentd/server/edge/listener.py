@@ -39,7 +39,7 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     # A client behind ssh pings to notice a frozen link soon; without these two the server
     # answers pings more frequent than every five minutes with GOAWAY "too_many_pings".
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
 )
 
 _log = structlog.get_logger()

@@ -32,7 +32,11 @@ def make_job(
 
     """
     validate(draft)
-    spec = fill_in(draft, defaults, next_id())
+    while True:
+        spec = fill_in(draft, defaults, next_id())
+        if not os.path.lexists(paths.job(spec.id)):
+            break
+        # Put there by hand, from a backup perhaps: not ours to write into or to remove.
     try:
         make_marker(paths, spec.id)
         jobdir.create(paths.job(spec.id), spec)

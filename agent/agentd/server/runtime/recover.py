@@ -129,8 +129,17 @@ class Recovery:
         suspects = [i for i in sorted(inventory.suspects - ids) if self._has_spec(i)]
         waiting += await self._decide_all(suspects, {})
         if self._store.meta("boot_id") != clock.boot_id() and not waiting:
-            self._store.set_meta("boot_id", clock.boot_id())
+            self._note_boot()
         return waiting
+
+    def _note_boot(self) -> None:
+        try:
+            self._store.set_meta("boot_id", clock.boot_id())
+        except StoreCorruptError:
+            raise
+        except AgentError as error:
+            # A full disk: the next start looks at everything again. Who could free room without us?
+            _log.error("boot.not_noted", error=str(error))
 
     def _has_spec(self, job_id: int) -> bool:
         # Without marker, row and spec a directory is not ours to judge.

@@ -17,6 +17,12 @@ SCHEMA_VERSION = 1
 
 # What SQLite reports when the file is not what it wrote (https://www.sqlite.org/rescode.html).
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# A quota or a failing disk: SQLite itself knows a full disk only by ENOSPC.
+_REFUSED_WRITES = (
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+)
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -66,11 +72,12 @@ CREATE TABLE meta (
 
 def translate(error: sqlite3.Error) -> AgentError:
     """Return the agent's error for SQLite's."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF
     if code in _CORRUPT:
         return StoreCorruptError(f"the index is damaged: {error}")
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFullError("cannot write the index: the disk is full; free some space")
+    if code == sqlite3.SQLITE_FULL or extended in _REFUSED_WRITES:
+        return DiskFullError("cannot write the index: the disk is full or failing; free some space")
     return AgentError(f"the index does not work: {error}")
 
 
