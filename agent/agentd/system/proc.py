@@ -26,12 +26,7 @@ class Identity(Protocol):
         """Who it is now."""
 
     @property
-    def _is_dead(fields: list[bytes]) -> bool:
-    # The state is the first thread's: others may run on behind it (pthread_exit(3) in main).
-    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
-
-
-def start_ticks(self) -> int:
+    def start_ticks(self) -> int:
         """Who it is for good: field 22 of /proc/PID/stat."""
 
 

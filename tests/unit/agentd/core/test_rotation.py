@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from agentd.core.rotation import Segment, droppable, segment_limit_bytes
 
-SIZES = st.lists(st.integers(0, 1000), max_size=12)
+#: Only the newest may be empty: it is made before its first byte.
+SIZES: st.SearchStrategy[list[int]] = st.builds(
+    lambda full, newest: [*full, newest],
+    st.lists(st.integers(1, 1000), max_size=11),
+    st.integers(0, 1000),
+) | st.just([])
 RETENTIONS = st.integers(0, 5000)
 
 

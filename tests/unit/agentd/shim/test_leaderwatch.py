@@ -88,17 +88,28 @@ def test_a_foreign_leader_that_runs_has_not_ended(*, parent_is_warden: bool) -> 
 
 
 @isolated
-@pytest.mark.parametrize("parent_is_warden", [True, False])
-def test_a_zombie_has_ended_and_its_status_is_still_to_come(*, parent_is_warden: bool) -> None:
-    """Its parent will reap it or send word."""
+def test_a_zombie_of_the_warden_waits_for_its_word() -> None:
+    """With the status comes what the job used, which only its parent is told."""
     elsewhere = Elsewhere()
-    watch = ForeignLeader(elsewhere.leader, parent_is_warden=parent_is_warden)
+    watch = ForeignLeader(elsewhere.leader, parent_is_warden=True)
 
     elsewhere.end()
 
     assert watch.has_ended()
     assert watch.look() is None
-    assert ForeignLeader(elsewhere.leader, parent_is_warden=parent_is_warden).has_ended()
+    assert ForeignLeader(elsewhere.leader, parent_is_warden=True).has_ended()
+
+
+@isolated
+def test_a_zombie_that_nobody_reaps_tells_its_own_status() -> None:
+    """An init that reaps late, or never, keeps nobody waiting."""
+    elsewhere = Elsewhere()
+    watch = ForeignLeader(elsewhere.leader, parent_is_warden=False)
+
+    elsewhere.end()
+
+    assert watch.look() == Ended(signal.SIGTERM)
+    assert ForeignLeader(elsewhere.leader, parent_is_warden=False).look() == Ended(signal.SIGTERM)
 
 
 @isolated
