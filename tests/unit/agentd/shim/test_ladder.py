@@ -112,6 +112,10 @@ class Immortal:
         """Return one process that is none of ours."""
         return [0]
 
+    def is_empty(self) -> bool:
+        """It never ends."""
+        return False
+
     def send(self, signal_number: int) -> None:
         """Count it."""
         self.kills += signal_number == signal.SIGKILL
