@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from tests.faults.mixture import Member, mixture
 from tests.faults.victims import Kind, Victim
 from tests.helpers import books
 from tests.helpers.agent import Agent
-from tests.helpers.wait import is_alive, wait_until
+from tests.helpers.wait import dawdle, is_alive, wait_until
 
 _JOBS = 100
 _KILLS = 200
@@ -71,7 +70,7 @@ class Killer:
         """Kill until it is enough."""
         while self.done.total() < _KILLS:
             self.kill_one()
-            time.sleep(self.chance.uniform(0, 2 * _PAUSE_S))
+            dawdle(self.chance.uniform(0, 2 * _PAUSE_S))
 
 
 def _submit_all(
@@ -90,7 +89,7 @@ def _look_often(client: Client, killer: Killer) -> None:
     """Be the user whose next command starts an agent that was killed."""
     while killer.done.total() < _KILLS:
         client.list(recent=1)
-        time.sleep(_LOOK_EVERY_S)
+        dawdle(_LOOK_EVERY_S)
 
 
 def test_two_hundred_kills_over_a_hundred_jobs(agent: Agent) -> None:

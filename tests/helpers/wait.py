@@ -37,6 +37,11 @@ def wait_until(probe: Callable[[], T], *, deadline_s: float = 10.0, what: str = 
     return value
 
 
+def dawdle(pause_s: float) -> None:
+    """Let time pass between two random faults. Never to wait for something: see `wait_until`."""
+    time.sleep(pause_s)
+
+
 def wait_gone(pids: set[int], *, deadline_s: float = 10.0, what: str = "processes gone") -> None:
     """Wait until none of `pids` exists, zombies aside. Raises AssertionError."""
     wait_until(lambda: not {pid for pid in pids if is_alive(pid)}, deadline_s=deadline_s, what=what)

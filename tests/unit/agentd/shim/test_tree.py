@@ -14,7 +14,7 @@ from agentd.shim import tree as trees
 from agentd.shim.tree import FoundTree, OwnTree, Tree
 from agentd.system import process
 from tests.helpers.wait import holds_for, wait_gone, wait_until
-from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
+from tests.unit.agentd.system.sandbox import fork, hang, headless, isolated, sleeper
 
 #: Nobody else's, whoever runs the same tests at the same time.
 UID = secrets.token_hex(16)
@@ -137,6 +137,52 @@ def test_a_signal_to_a_job_of_which_only_the_zombie_is_left_does_no_harm() -> No
     tree.send(signal.SIGTERM)
 
     assert tree.members() == []
+
+
+@isolated
+def test_a_tree_is_empty_once_nobody_but_the_leaders_zombie_is_left() -> None:
+    """Not while anybody lives, wherever he is; the dead are reaped, the leader is not."""
+    job = Job()
+    tree = OwnTree(job.leader)
+
+    for name in ("leader", "session", "child", "daemon"):
+        assert not tree.is_empty()
+        os.kill(job.pids[name], signal.SIGKILL)
+        wait_gone({job.pids[name]})
+
+    wait_until(tree.is_empty, what="the tree empty")
+    assert process.children(os.getpid()) == [job.leader]
+    assert os.waitpid(job.leader, 0)[1] == signal.SIGKILL
+
+
+@isolated
+def test_a_tree_whose_leader_has_lost_its_first_thread_is_not_empty() -> None:
+    """The others run on, and are ended like any process."""
+    leader = headless()
+    tree = OwnTree(leader)
+    assert (tree.is_empty(), tree.members()) == (False, [leader])
+
+    trees.kill(tree)
+
+    wait_until(tree.is_empty, what="the tree empty")
+
+
+@isolated
+def test_a_tree_that_forks_and_ends_all_the_time_is_never_empty() -> None:
+    """Although no look may find its one process."""
+    leader = fork(relay)
+    tree = OwnTree(leader)
+    wait_until(lambda: not process.is_running(leader), what="the first of them gone")
+
+    assert not any(tree.is_empty() for _ in range(200))
+
+    wait_until(lambda: is_killed(tree), what="the kill")
+
+
+def is_killed(tree: Tree) -> bool:
+    """Kill the tree and say whether nothing is left."""
+    trees.kill(tree)
+    return tree.is_empty()
 
 
 def relay() -> None:

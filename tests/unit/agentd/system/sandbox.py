@@ -12,6 +12,7 @@ import functools
 import os
 import select
 import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from agentd.system.prctl import become_subreaper
 P = ParamSpec("P")
 
 _DEADLINE_S = 30
+#: exit(2), which ends a thread where exit_group(2) ends a process.
+_SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93, "ppc64le": 1, "s390x": 1}
 #: What a pipe holds without a reader (pipe(7)); a report is cut to that.
 _REPORT_BYTES = 60_000
 _CLONE_NEWNS = 0x00020000
@@ -74,6 +77,26 @@ def hang() -> NoReturn:
 def sleeper() -> int:
     """Return the pid of a child that does nothing."""
     return fork(hang)
+
+
+def headless() -> int:
+    """Return a child of which the first thread has ended and another does nothing.
+
+    As after pthread_exit(3) in main: /proc shows a zombie, and it lives.
+    """
+
+    def behead() -> None:
+        threading.Thread(target=hang_on).start()
+        os.write(write_end, b"!")
+        ctypes.CDLL(None).syscall(_SYS_EXIT[os.uname().machine], 0)
+
+    def hang_on() -> None:
+        threading.Event().wait()
+
+    read_end, write_end = os.pipe()
+    pid = fork(behead)
+    os.read(read_end, 1)
+    return pid
 
 
 def mount_tmpfs(path: str, options: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from agentd.system import kernel, prctl
 from tests.helpers.wait import read_stat, wait_until
-from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
+from tests.unit.agentd.system.sandbox import fork, hang, headless, isolated, sleeper
 
 #: Linux 6.15 and later tell the exit status through a pidfd.
 KERNEL = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
@@ -118,6 +118,19 @@ def test_a_look_at_a_living_child_tells_nothing(
     os.waitid(os.P_PID, pid, os.WSTOPPED)
 
     assert prctl.look_at_exit(pid) is None
+
+
+@isolated
+def test_a_look_at_a_child_whose_first_thread_has_ended_tells_nothing() -> None:
+    """It has not ended; its status is that of all its threads."""
+    pid = headless()
+    assert prctl.look_at_exit(pid) is None
+
+    os.kill(pid, signal.SIGTERM)
+
+    seen = wait_until(lambda: prctl.look_at_exit(pid), what="the end")
+    assert seen is not None
+    assert seen.wait_status == signal.SIGTERM
 
 
 @isolated

@@ -14,10 +14,10 @@ from dataclasses import replace
 import pytest
 
 from agentd.core.job import ProcessId
-from agentd.system import process
+from agentd.system import proc, process
 from agentd.system.prctl import set_name
-from tests.helpers.wait import wait_until
-from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
+from tests.helpers.wait import read_stat, wait_until
+from tests.unit.agentd.system.sandbox import fork, hang, headless, isolated, sleeper
 
 
 def known(pid: int) -> ProcessId:
@@ -25,6 +25,13 @@ def known(pid: int) -> ProcessId:
     found = process.identify(pid)
     assert found is not None
     return found
+
+
+def state_of(pid: int) -> str:
+    """Return the letter that /proc shows."""
+    stat = read_stat(pid)
+    assert stat is not None
+    return stat.state
 
 
 def zombie() -> int:
@@ -90,6 +97,39 @@ def test_only_a_process_that_runs_is_alive() -> None:
     assert not process.is_running(dead)
     assert process.identify(none) is None
     assert not process.is_running(none)
+
+
+@isolated
+def test_a_process_whose_first_thread_has_ended_is_alive() -> None:
+    """It looks like a zombie, and its other threads work on."""
+    pid = headless()
+    wait_until(lambda: state_of(pid) == "Z", what="the first thread ended")
+
+    assert process.is_running(pid)
+    assert process.is_alive(known(pid))
+    assert proc.zombie_status(known(pid)) is None
+
+    assert process.send(known(pid), signal.SIGKILL)
+    wait_until(lambda: not process.is_running(pid), what="the rest ended")
+    assert not process.is_alive(known(pid))
+
+
+@isolated
+@pytest.mark.parametrize("status", [0, 7 << 8, signal.SIGTERM, signal.SIGKILL])
+def test_a_zombie_tells_its_status_to_others_than_its_parent(status: int) -> None:
+    """Below an init that reaps nobody, it is the only one who knows."""
+    pid = fork(lambda: os._exit(status >> 8) if status > 0xFF or not status else hang())
+    leader = known(pid)
+    if 0 < status <= 0xFF:
+        assert proc.zombie_status(leader) is None
+        os.kill(pid, status)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    assert proc.zombie_status(leader) == status
+
+    assert proc.zombie_status(replace(leader, start_ticks=leader.start_ticks - 1)) is None
+    assert os.waitpid(pid, 0)[1] == status
+    assert proc.zombie_status(leader) is None
 
 
 @isolated
