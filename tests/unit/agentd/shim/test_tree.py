@@ -227,7 +227,8 @@ def test_what_forks_without_end_is_frozen(forker: Callable[[], None]) -> None:
 def is_frozen(tree: Tree) -> bool:
     """Freeze the tree and say whether it is."""
     trees.freeze(tree)
-    return all(map(process.is_stopped, tree.members()))
+    members = tree.members()
+    return bool(members) and all(map(process.is_stopped, members))
 
 
 @FORKERS
@@ -242,13 +243,12 @@ def test_what_forks_without_end_is_killed(forker: Callable[[], None]) -> None:
     def is_dead() -> bool:
         nonlocal rounds
         rounds += 1
-        trees.kill(tree)
-        return not tree.members()
+        return is_killed(tree)
 
     wait_until(is_dead, what="the kill")
 
     assert rounds <= 10
-    holds_for(lambda: not tree.members(), seconds=0.1, what="nothing left")
+    holds_for(tree.is_empty, seconds=0.1, what="nothing left")
 
 
 @isolated
