@@ -59,10 +59,9 @@ def test_a_client_killed_after_the_server_took_it(court: Court) -> None:
     agent = court.agent
     agent.start()
     witness = court.make(Way.EXITS)
-    deaf = deaf_client(agent, "one", witness.argv)
-    wait_until(lambda: os.path.exists(f"{agent.state_dir}/live/1"), what="the server took it")
-    deaf.kill()
-    deaf.communicate()
+    with deaf_client(agent, "one", witness.argv):
+        took = f"{agent.state_dir}/live/1"
+        wait_until(lambda: os.path.exists(took), deadline_s=15, what="the server took it")
 
     again = answer(client_with_key(agent, "one", witness.argv))
 
@@ -77,11 +76,10 @@ def test_a_client_killed_before_the_server_took_it(court: Court) -> None:
     agent = court.agent
     agent.start()
     witness = court.make(Way.EXITS)
-    agent.crash_at("server.submit.begin")
-    deaf = deaf_client(agent, "one", witness.argv)
-    wait_until(lambda: agent.crashed("server.submit.begin"), what="the server died")
-    deaf.kill()
-    deaf.communicate()
+    point = "server.submit.begin"
+    agent.crash_at(point)
+    with deaf_client(agent, "one", witness.argv):
+        wait_until(lambda: agent.crashed(point), deadline_s=15, what="the server died")
     assert agent.cli("ls", "--all", "--json", check=True).stdout == "[]\n"
 
     court.take(answer(client_with_key(agent, "one", witness.argv)), witness)
@@ -95,9 +93,9 @@ def test_client_and_server_killed_together(court: Court) -> None:
     agent = court.agent
     agent.start()
     witness = court.make(Way.EXITS)
-    deaf = deaf_client(agent, "one", witness.argv)
-    agent.crash_at("server.submit.launched", deaf.pid)
-    deaf.communicate(timeout=30)
+    with deaf_client(agent, "one", witness.argv) as deaf:
+        agent.crash_at("server.submit.launched", deaf.pid)
+        assert deaf.wait(30) == -signal.SIGKILL
 
     court.take(answer(client_with_key(agent, "one", witness.argv)), witness)
 

@@ -119,9 +119,10 @@ def test_a_torn_pidfile_without_a_shim_is_a_lost_job(court: Court) -> None:
 def test_a_torn_spec_of_a_job_that_never_began_fails_its_start(court: Court) -> None:
     """Nobody knows what to run; the reason says so."""
     court.agent.start()
-    client = deaf_client(court.agent, "one", ("true",))
-    court.agent.crash_at("server.submit.indexed", court.agent.warden_pid(), client.pid)
-    client.communicate(timeout=20)
+    with deaf_client(court.agent, "one", ("true",)) as client:
+        # The client first: a server does not outlive its warden for long.
+        court.agent.crash_at("server.submit.indexed", client.pid, court.agent.warden_pid())
+        client.wait(30)
     wait_until(lambda: not court.agent.processes(), what="nothing of the agent is left")
     torn = _tear(court, 1, "spec.json", 40)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.helpers.agent import Agent
 
@@ -29,7 +31,7 @@ from agentctl.link import open_link
 key, *argv = sys.argv[1:]
 channel = grpc.insecure_channel("unix:" + open_link(None, start_agent=True).connect(15))
 request = wire.SubmitJobRequest(idempotency_key=key, spec=to_wire(Draft(argv)))
-call = JobServiceStub(channel).SubmitJob.future(request)
+call = JobServiceStub(channel).SubmitJob.future(request, wait_for_ready=True)
 time.sleep(60)
 """
 
@@ -39,9 +41,15 @@ def client_with_key(agent: Agent, key: str, argv: tuple[str, ...]) -> subprocess
     return _start(agent, _HEARING, key, argv)
 
 
-def deaf_client(agent: Agent, key: str, argv: tuple[str, ...]) -> subprocess.Popen[str]:
-    """Start a client that submits under `key` once and then sleeps; the caller kills it."""
-    return _start(agent, _DEAF, key, argv)
+@contextmanager
+def deaf_client(agent: Agent, key: str, argv: tuple[str, ...]) -> Iterator[subprocess.Popen[str]]:
+    """Run a client that submits under `key` once and then sleeps; the end of the block kills it."""
+    client = _start(agent, _DEAF, key, argv)
+    try:
+        yield client
+    finally:
+        client.kill()
+        client.communicate()
 
 
 def _start(agent: Agent, program: str, key: str, argv: tuple[str, ...]) -> subprocess.Popen[str]:

@@ -133,10 +133,7 @@ class Pump:
             moved = self._move(min(room, _MOVE_BYTES))
         except BlockingIOError:
             return Progress.IDLE
-        except OSError as error:
-            if not self._is_pipe and error.errno == errno.EIO:
-                # The last descriptor of the terminal's other side is closed (pty(7)).
-                return Progress.END
+        except OSError:
             return self._begin_gap()
         if moved == 0:
             return Progress.END
@@ -165,7 +162,13 @@ class Pump:
     def _copy(self, count: int) -> int:
         # Read only after the write is known to fit would need a second buffer; a terminal's
         # bytes that do not fit become part of the gap instead.
-        data = os.read(self.source, count)
+        try:
+            data = os.read(self.source, count)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                # The last descriptor of the terminal's other side is closed (pty(7)).
+                return 0
+            raise
         try:
             write_all(self._file, data)
         except OSError:

@@ -15,7 +15,7 @@ from agentd.system import plainjson
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=8,
 )
 OBJECTS = st.dictionaries(st.text(), VALUES)
 
