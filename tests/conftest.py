@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -13,6 +14,9 @@ from tests.helpers.agent import Agent, private_agent
 # A loaded machine is no reason to fail an example.
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
+
+# A run in the background of a shell has SIGINT ignored, and every program it starts would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _FAILED = pytest.StashKey[bool]()
 

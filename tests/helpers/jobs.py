@@ -204,7 +204,8 @@ def _count_term(term_file: str, ready_file: str) -> None:
         os.setsid()
         _note_pid(ready_file)
     while not read_pids(term_file):
-        signal.pause()
+        # Not pause(): a signal just before it would be heeded only after it, that is, never.
+        signal.sigtimedwait((), 0.1)
     end_s = time.monotonic() + 0.5
     while time.monotonic() < end_s:
         time.sleep(0.05)

@@ -71,7 +71,8 @@ def fork(*acts: Callable[[], object]) -> int:
 def hang() -> NoReturn:
     """Do nothing until killed."""
     while True:
-        signal.pause()
+        # Not pause(): a signal just before it would be heeded only after it, that is, never.
+        signal.sigtimedwait((), 0.1)
 
 
 def sleeper() -> int:
