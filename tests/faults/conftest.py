@@ -16,7 +16,9 @@ from tests.helpers.witness import witnesses
 def _court(agent: Agent) -> Iterator[Court]:
     """Yield a court over an agent that rotates logs every 16 KiB."""
     with witnesses(agent.root) as make:
-        yield Court(agent, make)
+        court = Court(agent, make)
+        yield court
+        court.close()
 
 
 @pytest.hookimpl(tryfirst=True)

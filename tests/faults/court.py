@@ -1,4 +1,4 @@
-"""Runs witnesses as a user would, with `agentctl` alone, and judges what is told of them."""
+"""Runs witnesses as a user would, by `agentctl` and its SDK, and judges what is told of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentctl import Client, WrongStateError
 from tests.helpers import books
 from tests.helpers.agent import Agent
 from tests.helpers.books import Truth
@@ -17,7 +18,7 @@ from tests.helpers.witness import Way, Witness
 #: Small enough that a witness' output rotates several times.
 _CONFIG = '[logs]\nsegment = "16KiB"\n'
 _OVER = frozenset({"ended", "lost", "start_failed"})
-_LOOK_EVERY_S = 0.3
+_LOOK_EVERY_S = 0.1
 
 
 class Court:
@@ -31,7 +32,20 @@ class Court:
         self._heard: dict[int, Witness] = {}
         #: Jobs that may be lost, and with them the rest of their output.
         self.excused: set[int] = set()
+        self._client: Client | None = None
         Path(agent.config_file).write_text(_CONFIG, encoding="utf-8")
+
+    @property
+    def client(self) -> Client:
+        """The one client that asks all along; it heals its connection, or starts the agent."""
+        if self._client is None:
+            self._client = self.agent.client()
+        return self._client
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._client is not None:
+            self._client.close()
 
     def submit(self, way: Way) -> int:
         """Submit a witness and return its job's id."""
@@ -53,14 +67,14 @@ class Court:
 
     def state(self, job_id: int) -> str:
         """Ask the agent, starting it again if there is none."""
-        return str(self.agent.show(job_id)["state"])
+        return str(self.client.get(job_id).state)
 
     def wait_runs(self, job_id: int) -> None:
         """Wait until its program has begun, or the job is over already."""
         self._wait_for(job_id, self._heard[job_id].runs, "its program runs")
 
     def _wait_for(self, job_id: int, seen: Callable[[], object], what: str) -> None:
-        # Only a command starts an agent that was killed, but each costs a fifth of a second.
+        # Only who asks starts an agent that was killed.
         next_look_s = time.monotonic() + _LOOK_EVERY_S
 
         def seen_or_over() -> bool:
@@ -79,11 +93,17 @@ class Court:
         witness = self._heard[job_id]
         if witness.way is Way.STOPPED:
             self._wait_for(job_id, witness.is_ready, "it can be stopped")
-            done = self.agent.cli("stop", str(job_id))
+            self._stop(job_id)
         else:
             witness.let_go()
-            done = self.agent.cli("wait", "--timeout", "15s", str(job_id))
-        assert done.returncode != 75, f"job {job_id} is not over: {done.stderr}"
+        self.client.wait(job_id, 15)
+
+    def _stop(self, job_id: int) -> None:
+        try:
+            self.client.stop(job_id)
+        except WrongStateError:
+            # Lost meanwhile, which the books will judge.
+            return
 
     def run(self, way: Way) -> int:
         """Have a witness run from its submit to its end."""
@@ -100,10 +120,9 @@ class Court:
 
         """
         jobs = books.check_all_over(self.agent)
-        with self.agent.client() as client:
-            for job_id, witness in self._heard.items():
-                printed = b"".join(client.logs(job_id))
-                self._judge(jobs[job_id], witness, printed, excused=job_id in self.excused)
+        for job_id, witness in self._heard.items():
+            printed = b"".join(self.client.logs(job_id))
+            self._judge(jobs[job_id], witness, printed, excused=job_id in self.excused)
         # What kills itself is not killed by a test.
         assert "Traceback" not in self.agent.log()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import sleep
 
 from agentd.system import proc
 from agentd.system.signals import SIGKILL, SIGSTOP
@@ -34,6 +35,8 @@ class Tree(Protocol):
 
 #: A tree that still grows after so many looks is a fork bomb; SIGKILL gets the rest.
 _FREEZE_ROUNDS = 20
+_LOOKS = 8
+_BETWEEN_LOOKS_S = 0.005
 
 
 class OwnTree:
@@ -97,8 +100,15 @@ class FoundTree:
         return proc.find_members(self._uid, self._leader)
 
     def is_empty(self) -> bool:
-        """Say whether no living process carries the mark or belongs to one that does."""
-        return not self.members()
+        """Say whether no living process carries the mark or belongs to one that does.
+
+        Processes that fork and end all the time slip through one look, hardly through several.
+        """
+        for _ in range(_LOOKS):
+            if self.members():
+                return False
+            sleep(_BETWEEN_LOOKS_S)
+        return True
 
     def send(self, signal_number: int) -> None:
         """Signal each by its identity."""
