@@ -32,6 +32,16 @@ def _refusal(agent: Agent, *argv: str) -> str:
     return done.stderr
 
 
+def _remove(directory: str) -> None:
+    """Remove a directory in which a living agent may make a file under our hands."""
+
+    def is_removed() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)
+        return not os.path.exists(directory)
+
+    wait_until(is_removed, what=f"{directory} is removed")
+
+
 def _submit_refused(agent: Agent) -> str:
     return _refusal(agent, "submit", "--", "true")
 
@@ -145,14 +155,8 @@ def test_a_runtime_directory_that_was_removed_comes_back(agent: Agent) -> None:
     """With its mode, and again and again."""
     agent.start()
     before = (agent.warden_pid(), agent.server_pid())
-
-    def is_removed() -> bool:
-        # The agent may publish its socket again under the hands of whoever cleans up.
-        shutil.rmtree(agent.runtime_dir, ignore_errors=True)
-        return not os.path.exists(agent.runtime_dir)
-
     for _ in range(2):
-        wait_until(is_removed, what="the directory is removed")
+        _remove(agent.runtime_dir)
         wait_until(
             lambda: os.path.exists(f"{agent.runtime_dir}/agent.sock"),
             deadline_s=8,
@@ -167,7 +171,7 @@ def test_commands_wait_for_a_socket_that_is_coming_back(agent: Agent) -> None:
     """No second agent is started meanwhile, and none is refused."""
     agent.start()
     before = agent.warden_pid()
-    shutil.rmtree(agent.runtime_dir)
+    _remove(agent.runtime_dir)
     done = agent.cli("run", "--", "true")
     assert (done.returncode, done.stderr) == (0, "")
     assert agent.warden_pid() == before

@@ -15,7 +15,7 @@ from pathlib import Path
 _BEGIN = 'echo ran >>"$0/ran"; cat "$0/first"; '
 _WAIT = 'read -r _ <"$0/go"; cat "$0/second"; '
 _ON_TERM = """trap 'echo term >>"$0/terms"; cat "$0/second"; exit 9' TERM; """
-_SLEEP = 'echo >>"$0/ready"; sleep 600 & wait; '
+_SLEEP = 'sleep 600 & echo >>"$0/ready"; wait; '
 
 
 class Way(Enum):
