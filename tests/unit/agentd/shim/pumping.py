@@ -13,6 +13,7 @@ from pathlib import Path
 from agentd.shim.pump import LogLimits, Progress, Pump
 from agentd.system import logdir
 from agentd.system.logdir import INDEX_ENTRY
+from tests.helpers.descriptors import held
 
 ROOMY = LogLimits(segment_bytes=1 << 20, retention_bytes=1 << 30)
 #: What a pipe takes without a reader.
@@ -27,7 +28,7 @@ class Station:
     #: The job's end.
     sink: int
     limits: LogLimits
-    _before: frozenset[str]
+    _before: frozenset[tuple[int, str]]
 
     def feed(self, data: bytes) -> None:
         """Write as a job does, pumping whenever the channel is full."""
@@ -51,8 +52,7 @@ class Station:
 
     def kill(self) -> None:
         """End the pump as SIGKILL does, between two of its steps, and have another resume."""
-        ends = {str(self.pump.source), str(self.sink)}
-        self._close_all_but(ends)
+        self._close_all_but({self.pump.source, self.sink})
         self.pump = Pump("out", self.pump.source, self.limits)
         self.pump.resume()
 
@@ -60,17 +60,16 @@ class Station:
         """Leave nothing open."""
         self._close_all_but(set())
 
-    def _close_all_but(self, kept: set[str]) -> None:
-        for name in set(os.listdir("/proc/self/fd")) - self._before - kept:
-            # One of them listed the directory and is closed by now.
-            with contextlib.suppress(OSError):
-                os.close(int(name))
+    def _close_all_but(self, kept: set[int]) -> None:
+        for descriptor, _ in held() - self._before:
+            if descriptor not in kept:
+                os.close(descriptor)
 
 
 @contextlib.contextmanager
 def station(limits: LogLimits = ROOMY, *, terminal: bool = False) -> Iterator[Station]:
     """Yield a pump in the current directory with a job's end, both non-blocking."""
-    before = frozenset(os.listdir("/proc/self/fd"))
+    before = held()
     if terminal:
         source, sink = os.openpty()
         tty.setraw(sink)

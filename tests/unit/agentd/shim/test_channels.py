@@ -12,6 +12,7 @@ import pytest
 from agentd.core.job import OutputKind
 from agentd.shim import channels
 from agentd.shim.channels import JobEnds, ReadEnds
+from tests.helpers.descriptors import held
 from tests.unit.agentd.system.sandbox import fork, hang, isolated
 
 Ends = tuple[ReadEnds, JobEnds]
@@ -20,9 +21,9 @@ Ends = tuple[ReadEnds, JobEnds]
 @pytest.fixture(autouse=True)
 def _no_leak() -> Iterator[None]:
     """Prove that each test closes what it opened."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = held()
     yield
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert held() <= before
 
 
 def close(ends: Ends) -> None:

@@ -15,6 +15,7 @@ from agentd.core.job import Cause
 from agentd.shim import words
 from agentd.shim.control import Control
 from agentd.system import packets
+from tests.helpers.descriptors import held
 from tests.unit.agentd.system.sandbox import isolated
 
 PAUSE = {"type": "Pause", "job_id": 7}
@@ -180,11 +181,11 @@ def test_what_means_nothing_is_skipped(tmp_path: Path) -> None:
     packets.send_bytes(room.warden, b"noise")
     packets.send_bytes(room.warden, b"[1]")
     null = os.open(os.devnull, os.O_RDONLY)
-    held = len(os.listdir("/proc/self/fd"))
+    before = held()
     packets.send(room.warden, Pause(7), [null])
 
     assert room.heard() == [PAUSE]
-    assert len(os.listdir("/proc/self/fd")) == held
+    assert held() == before
 
 
 @isolated

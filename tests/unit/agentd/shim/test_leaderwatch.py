@@ -13,6 +13,7 @@ from agentd.core.job import ProcessId
 from agentd.shim.leaderwatch import ForeignLeader, OwnLeader, Unknown
 from agentd.system import process
 from agentd.system.kernel import Ended
+from tests.helpers.descriptors import held
 from tests.helpers.wait import read_stat, wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
 
@@ -176,13 +177,13 @@ def test_a_word_that_was_promised_is_waited_for() -> None:
 def test_a_recycled_pid_is_not_the_leader() -> None:
     """No pidfd of a stranger is kept, and its life is not the leader's."""
     stranger = known(sleeper())
-    before = os.listdir("/proc/self/fd")
+    before = held()
 
     recycled = replace(stranger, start_ticks=stranger.start_ticks - 1)
     watch = ForeignLeader(recycled, parent_is_warden=False)
 
     assert watch.pidfd == -1
-    assert os.listdir("/proc/self/fd") == before
+    assert held() == before
     assert watch.has_ended()
     assert isinstance(watch.look(), Unknown)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agentd.shim.plan import Plan
 from agentd.shim.start import StartError, StartTalk
 from agentd.system import packets
+from tests.helpers.descriptors import held
 from tests.unit.agentd.system.sandbox import fork, isolated
 
 PLAN = Plan(7, 42, 1000, 5, 6, 7, -1, 100, 1000, b'{"type":"JobStarted"}')
@@ -46,12 +47,12 @@ class Ends:
 @pytest.fixture(name="ends")
 def _ends() -> Iterator[Ends]:
     """Yield both ends; afterwards neither is open, and nothing else."""
-    before = os.listdir("/proc/self/fd")
+    before = held()
     ends = Ends()
     yield ends
     ends.end_leader()
     ends.end_shim()
-    assert os.listdir("/proc/self/fd") == before
+    assert held() == before
 
 
 def test_the_plan_is_heard(ends: Ends) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from agentd.core.contract import Adopt, Adopted, JobPaused, JobView, Message, Pause, Refused
 from agentd.system import packets
+from tests.helpers.descriptors import held
 from tests.helpers.wait import wait_until
 from tests.unit.agentd.system.sandbox import fork, hang, isolated
 
@@ -21,12 +22,12 @@ Pair = tuple[c_socket, c_socket]
 @pytest.fixture(name="pair")
 def _pair() -> Iterator[Pair]:
     """Yield two connected ends; afterwards no descriptor is left open that was not before."""
-    before = set(os.listdir("/proc/self/fd"))
+    before = held()
     ends = packets.pair()
     yield ends
     for end in ends:
         end.close()
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert held() <= before
 
 
 def got(source: c_socket) -> tuple[Message | None, list[int]]:
@@ -268,7 +269,7 @@ def test_a_connection_to_nobody_is_an_error_and_leaves_no_descriptor(tmp_path: P
     packets.listen("dead", str(tmp_path)).close()
     listener = packets.listen("busy", str(tmp_path))
     waiting = [packets.connect(str(tmp_path), "busy") for _ in range(17)]
-    before = os.listdir("/proc/self/fd")
+    before = held()
 
     for directory, name in [
         (tmp_path, "none"),
@@ -279,7 +280,7 @@ def test_a_connection_to_nobody_is_an_error_and_leaves_no_descriptor(tmp_path: P
         with pytest.raises(OSError, match=r"\[Errno"):
             packets.connect(str(directory), name)
 
-    assert os.listdir("/proc/self/fd") == before
+    assert held() == before
     for end in (*waiting, listener):
         end.close()
 
@@ -287,9 +288,9 @@ def test_a_connection_to_nobody_is_an_error_and_leaves_no_descriptor(tmp_path: P
 def test_a_name_that_cannot_be_bound_is_an_error_and_leaves_no_descriptor(tmp_path: Path) -> None:
     """The shim goes on without a control socket then."""
     (tmp_path / "ctl").mkdir()
-    before = os.listdir("/proc/self/fd")
+    before = held()
 
     with pytest.raises(OSError, match=r"\[Errno"):
         packets.listen("ctl", str(tmp_path))
 
-    assert os.listdir("/proc/self/fd") == before
+    assert held() == before
