@@ -15,8 +15,9 @@ from tests.helpers.agent import Agent, private_agent
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
-# A run in the background of a shell has SIGINT ignored, and every program it starts would too.
+# Begun in the background of a shell, or with nohup, the tests and all they start ignore these.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _FAILED = pytest.StashKey[bool]()
 

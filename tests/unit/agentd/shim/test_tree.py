@@ -286,8 +286,8 @@ def test_a_job_whose_shim_was_killed_is_found_by_its_mark() -> None:
 
     tree.send(signal.SIGKILL)
 
-    wait_gone({leader, other})
-    assert tree.members() == []
+    # A fork of the tests may have threads (gRPC's), and they end after the first one's end is seen.
+    wait_until(lambda: tree.members() == [], what="the end of both")
     assert process.is_running(stranger)
 
 
