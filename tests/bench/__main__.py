@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from tests.bench.stage import stage
+from tests.bench.stage import clear, stage
 from tests.bench.table import Row, render
 
 #: One module a budget, in the order of the table.
@@ -31,11 +31,14 @@ def main(wanted: list[str]) -> int:
         print(f"no such measurement: {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
     rows: list[Row] = []
-    for name in wanted or NAMES:
-        began_s = time.monotonic()
-        with stage() as here:
-            rows += importlib.import_module(f"tests.bench.{name}").measure(here)
-        print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+    try:
+        for name in wanted or NAMES:
+            began_s = time.monotonic()
+            with stage() as here:
+                rows += importlib.import_module(f"tests.bench.{name}").measure(here)
+            print(f"{name}: {time.monotonic() - began_s:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        clear()
     print(
         f"\n{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; medians; ratio = ours / theirs\n"
     )

@@ -91,7 +91,7 @@ class Agent:
             check=True,
         ).stdout
 
-    def popen(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401  # those of Popen  # those of Popen
+    def popen(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401  # those of Popen
         """Start `agentctl ARGS` in the background; the caller ends and reaps it."""
         options = {"cwd": self.home, "stdin": subprocess.DEVNULL, "env": self.env, **options}
         return subprocess.Popen([str(_BIN / "agentctl"), *args], **options)
