@@ -34,6 +34,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --group dev --group protos --editable .
 	@touch $@
 
+# Hogs are compiled; the test machine is made of Debian's packages and emulated.
+RIG := cc:gcc /usr/include/stdio.h:libc6-dev qemu-system-x86_64:qemu-system-x86 \
+	mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
+
 FORCE:
 
 demo: $(VENV)/.package
@@ -41,7 +45,8 @@ demo: $(VENV)/.package
 
 # A skipped test is a failed one here: what a test needs is installed, or this target fails.
 test: $(VENV)/.dev
-	@sh tests/helpers/need.sh mount:mount
+	@sh tests/helpers/need.sh mount:mount dbus-daemon:dbus-daemon \
+		/usr/lib/systemd/systemd:systemd $(RIG)
 	AGENT_TEST_STRICT=1 $(BIN)/python -m pytest $(ARGS) $(TESTS)
 
 # `make -k lint` goes on after the first complaint.
@@ -63,7 +68,9 @@ lint-protos: $(VENV)/.dev
 	$(BIN)/buf lint protos
 
 bench: $(VENV)/.dev
-	@sh tests/helpers/need.sh --try tsp:task-spooler tmux:tmux supervisord:supervisor conmon:conmon cc:gcc
+	@sh tests/helpers/need.sh --try tsp:task-spooler tmux:tmux supervisord:supervisor conmon:conmon \
+		earlyoom:earlyoom nohang:nohang
+	@sh tests/helpers/need.sh $(RIG)
 	$(BIN)/python -m tests.bench $(ONLY)
 
 protos: $(VENV)/.dev

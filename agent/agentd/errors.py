@@ -61,6 +61,12 @@ class WardenGoneError(AgentError):
     reason = "warden-gone"
 
 
+class GuardSilentError(AgentError):
+    """The guard did not answer in time; it goes on guarding all the same."""
+
+    reason = "guard-silent"
+
+
 class AlreadyRunningError(AgentError):
     """Another agent holds the lock."""
 

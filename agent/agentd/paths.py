@@ -58,6 +58,16 @@ class Paths:
         return f"{self.state_dir}/agent.pid"
 
     @property
+    def guard_policy(self) -> str:
+        """The guard's policy last in force, for a warden without a server."""
+        return f"{self.state_dir}/guard.json"
+
+    @property
+    def guard_state(self) -> str:
+        """Which jobs the guard has its hand on just now."""
+        return f"{self.state_dir}/guard.state"
+
+    @property
     def log_dir(self) -> str:
         """The agent's own log."""
         return f"{self.state_dir}/log"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         WrongAgentError,
         WrongStateError,
     )
+    from agentctl.guard import Guard, GuardedJob, GuardNotice, HostMemory, Mark, NoticeKind
     from agentctl.model import (
         AgentInfo,
         Cause,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         Job,
         JobState,
         LogTime,
+        MemAction,
         OutputKind,
     )
 
@@ -63,9 +65,14 @@ _HOME_OF = {
             "Job",
             "JobState",
             "LogTime",
+            "MemAction",
             "OutputKind",
         ),
         "agentctl.model",
+    ),
+    **dict.fromkeys(
+        ("Guard", "GuardNotice", "GuardedJob", "HostMemory", "Mark", "NoticeKind"),
+        "agentctl.guard",
     ),
     **dict.fromkeys(
         (
@@ -103,6 +110,10 @@ __all__ = [
     "Fin",
     "Gap",
     "GapReason",
+    "Guard",
+    "GuardNotice",
+    "GuardedJob",
+    "HostMemory",
     "HostUnreachableError",
     "InvalidSpecError",
     "Job",
@@ -110,6 +121,9 @@ __all__ = [
     "JobState",
     "LogQuery",
     "LogTime",
+    "Mark",
+    "MemAction",
+    "NoticeKind",
     "OutputKind",
     "ResourceExhaustedError",
     "TryAgainError",

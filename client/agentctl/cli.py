@@ -34,6 +34,7 @@ SECTIONS = {
         "show": "Show all that is known of a job.",
         "logs": "Print a job's output.",
         "events": "Print what happened to the jobs.",
+        "guard": "Show how the memory stands, and which job would go first.",
         "wait": "Wait for jobs and exit with their status.",
     },
     "Control": {

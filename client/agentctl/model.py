@@ -43,6 +43,14 @@ class Cause(StrEnum):
     UNKNOWN = "unknown"
 
 
+class MemAction(StrEnum):
+    """What the guard does once a job is over its memory limit."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    WARN = "warn"
+
+
 class OutputKind(StrEnum):
     """Where a job's output goes."""
 
@@ -84,6 +92,16 @@ class Job:
     #: Bytes of output so far, dropped ones included.
     log_bytes: int = 0
     host: str = "local"
+    #: Set with a memory limit.
+    mem_action: MemAction | None = None
+    #: Whether it is the first to go when the host runs out of memory.
+    preemptible: bool = False
+    #: How often it is submitted again, in all, after the guard has ended it.
+    requeue_limit: int = 0
+    #: The job it was requeued from.
+    requeue_of: int | None = None
+    #: The job it was requeued as.
+    requeued_as: int | None = None
     # What follows is not part of the JSON form.
     core_dumped: bool = False
     output_kind: OutputKind = OutputKind.MERGED
@@ -93,6 +111,8 @@ class Job:
     errno: int = 0
     #: The path that could not be used at the start.
     path: str | None = None
+    #: How many requeues led to this job.
+    requeue_count: int = 0
     #: Processes of a lost job that were still seen.
     surviving_pids: tuple[int, ...] = field(default=())
 
@@ -147,6 +167,11 @@ JSON_FIELDS = (
     "cpu_s",
     "log_bytes",
     "host",
+    "mem_action",
+    "preemptible",
+    "requeue_limit",
+    "requeue_of",
+    "requeued_as",
 )
 
 

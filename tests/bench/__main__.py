@@ -21,6 +21,8 @@ NAMES = (
     "cold",
     "commands",
     "history",
+    "guard",
+    "vm",
 )
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # need.sh [--try] COMMAND:PACKAGE...   install the Debian package of each command that is missing.
-# As root or by `sudo -n`. What cannot be installed is named, and is an error without --try.
+# COMMAND may be the path of a file too: of a header, say. As root or by `sudo -n`.
+# What cannot be installed is named, and is an error without --try.
 set -u
 try=0
 if [ "${1:-}" = --try ]; then
@@ -10,7 +11,7 @@ fi
 
 missing=
 for pair in "$@"; do
-    command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || missing="$missing ${pair#*:}"
 done
 [ -n "$missing" ] || exit 0
 

@@ -61,7 +61,7 @@ def test_options_after_the_command_are_the_commands(agent: Agent) -> None:
 def test_show_json_is_the_contract(agent: Agent) -> None:
     """Every field, in order, with the values of a job that is over."""
     agent.cli(
-        *("submit", "--name", "n", "--label", "k=v", "--mem", "16G", "--cwd", "/tmp"),
+        *("submit", "--name", "n", "--label", "k=v", "--mem", "64M", "--cwd", "/tmp"),
         *("--", "sh", "-c", "exit 7"),
         check=True,
     )
@@ -72,11 +72,12 @@ def test_show_json_is_the_contract(agent: Agent) -> None:
         *("id", "name", "state", "argv", "cwd", "labels", "submitted_at", "started_at"),
         *("ended_at", "exit_code", "signal", "cause", "reason", "pid", "shim_pid"),
         *("mem_limit_bytes", "peak_memory_bytes", "memory_bytes", "cpu_s", "log_bytes", "host"),
+        *("mem_action", "preemptible", "requeue_limit", "requeue_of", "requeued_as"),
     ]
     assert list(job) == fields
     assert (job["name"], job["labels"], job["cwd"]) == ("n", {"k": "v"}, "/tmp")
     assert (job["state"], job["exit_code"], job["signal"]) == ("ended", 7, None)
-    assert (job["cause"], job["mem_limit_bytes"], job["host"]) == ("self", 16 << 30, "local")
+    assert (job["cause"], job["mem_limit_bytes"], job["host"]) == ("self", 64 << 20, "local")
     assert agent.cli("--json", "show", "1").stdout == text
 
 

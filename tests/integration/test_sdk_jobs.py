@@ -35,9 +35,9 @@ def _client(agent: Agent) -> Iterator[Client]:
 
 def test_submit_wait_logs(client: Client) -> None:
     """The three things everybody does."""
-    job = client.submit(["sh", "-c", "echo hi; exit 7"], name="x", mem="16G", env={"A": "1"})
+    job = client.submit(["sh", "-c", "echo hi; exit 7"], name="x", mem="64M", env={"A": "1"})
     over = client.wait(job.id)
-    assert (over.exit_code, over.exit_status, over.mem_limit_bytes) == (7, 7, 16 << 30)
+    assert (over.exit_code, over.exit_status, over.mem_limit_bytes) == (7, 7, 64 << 20)
     assert b"".join(client.logs(job.id)) == b"hi\n"
     assert client.get(job.id) == over
     assert client.find("x") == over

@@ -12,8 +12,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import Cause, OutputKind
 
 
@@ -32,6 +34,11 @@ class Launch(Message):
     job_id: int
     #: What the shim has to open before it knows more of the job.
     output: OutputKind
+    #: What the guard has to know of the job; 0: no limit of its own.
+    mem_limit_bytes: int = 0
+    mem_action: MemAction = MemAction.KILL
+    preemptible: bool = False
+    grace_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,8 @@ class Stop(Message):
     job_id: int
     grace_s: float
     cause: Cause
+    #: One line for people; becomes the reason of the end.
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,34 @@ class Sweep(Message):
 
     job_id: int
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SetGuard(Message):
+    """The guard's policy from now on. A mark is (percent of the host's memory, cap in bytes)."""
+
+    enabled: bool
+    dry_run: bool
+    pause_limit_s: float
+    warn: tuple[float, int]
+    pause: tuple[float, int]
+    term: tuple[float, int]
+    kill: tuple[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class UseCgroup(Message):
+    """The spawner was moved below this delegated cgroup: jobs get one of their own in it."""
+
+    path: str
+    spawner_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportGuard(Message):
+    """Answer with a GuardReport of this number."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +145,10 @@ class Hello(Message):
     warden_pid: int
     started_at_ns: int
     jobs: tuple[JobView, ...] = field(default=())
+    #: Who is to be moved into a delegated cgroup, if there can be one; 0: nobody now.
+    spawner_pid: int = 0
+    #: The cgroup in use; empty: none.
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +215,72 @@ class Refused(Message):
     job_id: int
     request: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnerStarted(Message):
+    """Another spawner took over, outside of any delegated cgroup."""
+
+    spawner_pid: int
+
+
+class NoticeKind(StrEnum):
+    """What the guard has done, or would have done."""
+
+    WARNED = "warned"
+    PAUSED = "paused"
+    RELEASED = "released"
+    TERMINATED = "terminated"
+    KILLED = "killed"
+    CAME_BACK = "came_back"
+    WOULD_ACT = "would_act"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardNotice(Message):
+    """Something the guard did or saw. No job: about the host."""
+
+    kind: NoticeKind
+    occurred_at_ns: int
+    text: str
+    job_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GuardJob(Message):
+    """One job as the guard sees it; the next victim comes first."""
+
+    job_id: int
+    #: Sum of the resident sets when last looked at, and what it really held if that was measured.
+    upper_bytes: int
+    held_bytes: int | None
+    limit_bytes: int | None
+    rate_bytes_per_s: int
+    #: Why it stands where it stands: one line.
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReport(Message):
+    """The guard's whole view of host and jobs."""
+
+    number: int
+    enabled: bool
+    dry_run: bool
+    #: What is in force, and what is not and why: one line each.
+    layers: tuple[str, ...]
+    host_total_bytes: int
+    host_available_bytes: int
+    #: How fast available memory shrinks; negative: it grows.
+    host_rate_bytes_per_s: int
+    #: None: it does not shrink.
+    exhausted_after_s: float | None
+    warn_bytes: int
+    pause_bytes: int
+    term_bytes: int
+    kill_bytes: int
+    jobs: tuple[GuardJob, ...] = ()
+    notices: tuple[GuardNotice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,20 +352,35 @@ def decode(line: bytes) -> Message | None:
     return None if kind is None else _build(kind, body)
 
 
+_WORDS: dict[str, type[StrEnum]] = {
+    "cause": Cause,
+    "output": OutputKind,
+    "mem_action": MemAction,
+    "kind": NoticeKind,
+}
+_ARRAYS = frozenset(
+    {"descriptors", "jobs", "kill", "layers", "notices", "pause", "surviving_pids", "term", "warn"}
+)
+_ELEMENTS: dict[tuple[type[Message], str], type[Message]] = {
+    (Hello, "jobs"): JobView,
+    (GuardReport, "jobs"): GuardJob,
+    (GuardReport, "notices"): GuardNotice,
+}
+
+
 def _build(kind: type[Message], body: dict[str, Any]) -> Message:
     known = {f.name for f in dataclasses.fields(kind)}
     values = {name: value for name, value in body.items() if name in known}
-    if "cause" in values:
-        values["cause"] = Cause(values["cause"])
-    if "output" in values:
-        values["output"] = OutputKind(values["output"])
+    for name, word in _WORDS.items():
+        if name in values:
+            values[name] = word(values[name])
     if "view" in values:
         values["view"] = _build(JobView, values["view"])
-    if "jobs" in values:
-        values["jobs"] = tuple(_build(JobView, view) for view in values["jobs"])
-    for name in ("surviving_pids", "descriptors"):
-        if name in values:
-            values[name] = tuple(values[name])
+    for name in _ARRAYS & values.keys():
+        element = _ELEMENTS.get((kind, name))
+        values[name] = tuple(
+            values[name] if element is None else (_build(element, body) for body in values[name])
+        )
     try:
         return kind(**values)
     except TypeError as error:

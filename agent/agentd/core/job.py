@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agentd.core.guard.model import MemAction
+
 
 class Cause(StrEnum):
     """Who ended a job."""
@@ -96,6 +98,16 @@ class JobSpec:
     #: None: the mask the agent was started with.
     umask: int | None = None
     mem_limit_bytes: int | None = None
+    #: What the guard does once the job is over that limit.
+    mem_action: MemAction = MemAction.KILL
+    #: The first to go when the host runs out of memory.
+    preemptible: bool = False
+    #: How often it is submitted again, in all, after the guard has ended it.
+    requeue_limit: int = 0
+    #: How many requeues led to this job.
+    requeue_count: int = 0
+    #: The job it was requeued from.
+    requeue_of: int | None = None
     log_segment_bytes: int = 64 << 20
     log_retention_bytes: int = 1 << 30
     #: Soft and hard limits of setrlimit(2) by name ("nofile"); -1: unlimited. Those not named
@@ -140,7 +152,8 @@ class ResourceUsage:
 
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
-    #: The largest resident set of any one process of the tree.
+    #: The most that all held at once, page cache included, where the job had a cgroup of its own;
+    #: else the largest resident set of any one process of the tree.
     peak_memory_bytes: int = 0
 
 

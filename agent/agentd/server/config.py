@@ -8,6 +8,8 @@
     segment = "64MiB"         # of each job's log on disk
     retention = "1GiB"        # of all segments of one stream of a job
 
+and [guard] and [hooks], see `agentd.server.guardconfig`.
+
 Sizes and durations as in `agentd.core.units`; a bare number is bytes or seconds. Some sections
 belong to the client and to other parts of the agent. What is wrong in ours, and what is
 nobody's, is an error that names the key: a value that was silently ignored is found out
@@ -20,15 +22,19 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
+from agentd.core.guard.model import GuardPolicy, Marks
 from agentd.core.units import MAX_BYTES, MAX_DURATION_S, parse_duration, parse_size
 from agentd.errors import AgentError, InvalidSpecError
+from agentd.server import guardconfig
+from agentd.server.guardconfig import MARKS
 from agentd.server.log import LogLevel
 from agentd.server.runtime.filewatch import FileWatches, Interest
+from agentd.server.runtime.hooks import HooksConfig
 from agentd.server.runtime.model import Defaults
 from agentd.system.files import system_error
 
@@ -67,6 +73,8 @@ class Config:
     agent: AgentConfig = AgentConfig()
     jobs: JobsConfig = JobsConfig()
     logs: LogsConfig = LogsConfig()
+    guard: GuardPolicy = field(default_factory=GuardPolicy)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
 
     @property
     def defaults(self) -> Defaults:
@@ -110,14 +118,20 @@ _KEYS: tuple[tuple[str, str, str, Callable[[object], object]], ...] = (
     ("jobs", "grace", "grace_s", _duration_s),
     ("logs", "segment", "segment_bytes", _log_bytes),
     ("logs", "retention", "retention_bytes", _log_bytes),
+    ("guard", "enabled", "enabled", guardconfig.flag),
+    ("guard", "dry_run", "dry_run", guardconfig.flag),
+    ("guard", "pause_limit", "pause_limit_s", _duration_s),
+    ("hooks", "on_guard", "on_guard", guardconfig.command),
+    ("hooks", "on_end", "on_end", guardconfig.command),
+    ("hooks", "timeout", "timeout_s", lambda v: guardconfig.hook_timeout_s(_duration_s(v))),
 )
 _SECTIONS = frozenset(section for section, *_ in _KEYS)
 #: Of the client and of other parts of the agent, which check what stands in them.
-_OTHERS = frozenset({"client", "guard", "host", "ssh"})
+_OTHERS = frozenset({"client", "host", "ssh"})
 
 
 def parse(text: str) -> Config:
-    """Return the configuration in `text`. Pure.
+    """Return the configuration in `text`. Looks at nothing but the programs of hooks.
 
     Raises:
         InvalidSpecError: It is no TOML, a section or one of our keys is unknown, or a value is
@@ -136,18 +150,40 @@ def parse(text: str) -> Config:
             where = _where(text, "", section)
             raise InvalidSpecError(f"{section}{where}: unknown; this file may hold {known}")
     config = Config()
-    for section, key, field, read in _KEYS:
+    for section, key, name, read in _KEYS:
         values = body.get(section, {})
         if key not in values:
             continue
         try:
-            changed = replace(getattr(config, section), **{field: read(values[key])})
+            changed = replace(getattr(config, section), **{name: read(values[key])})
         except ValueError as error:
             where = _where(text, section, key)
             raise InvalidSpecError(f"{section}.{key}{where}: {error}") from error
         config = replace(config, **{section: changed})
     _refuse_unfitting(config, text, body.get("logs", {}))
-    return config
+    return replace(config, guard=_with_marks(config.guard, text, body.get("guard", {})))
+
+
+def _with_marks(policy: GuardPolicy, text: str, given: Mapping[str, object]) -> GuardPolicy:
+    marks = Marks()
+    for name in MARKS:
+        if name not in given:
+            continue
+        try:
+            marks = replace(marks, **{name: guardconfig.mark(given[name], getattr(marks, name))})
+        except ValueError as error:
+            where = _where(text, "guard", name)
+            raise InvalidSpecError(f"guard.{name}{where}: {error}") from error
+    wrong = guardconfig.out_of_order(marks)
+    if wrong is not None:
+        name, why = wrong
+        # A mark that was left at its default may be the one that no longer fits.
+        at = name if name in given else MARKS[MARKS.index(name) - 1]
+        raise InvalidSpecError(
+            f"guard.{name}{_where(text, 'guard', at)}: {why}; each mark is below the one before: "
+            f"{', '.join(MARKS)}"
+        )
+    return replace(policy, marks=marks)
 
 
 def _refuse_unfitting(config: Config, text: str, given: Mapping[str, object]) -> None:
@@ -164,6 +200,7 @@ def _refuse_unknown(text: str, section: str, values: object) -> None:
     if not isinstance(values, Mapping):
         raise InvalidSpecError(f"{section}{_where(text, '', section)}: is a section: [{section}]")
     known = [key for name, key, *_ in _KEYS if name == section]
+    known += MARKS if section == "guard" else ()
     for key in values:
         if key not in known:
             where = _where(text, section, key)
@@ -179,12 +216,14 @@ def _where(text: str, section: str, key: str) -> str:
         header = re.match(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]", line)
         if header:
             current = header[1].strip("\"'")
+            if section and current == f"{section}.{key}":
+                return f" (line {number})"
             if not section and current.split(".")[0].strip("\"' ") == key:
                 return f" (line {number})"
         name = re.match(r"\s*([\"']?)([^\"'=\s]+)\1\s*=", line)
         full = f"{current}.{name[2]}" if name and current else name[2] if name else ""
         wanted = f"{section}.{key}" if section else key
-        if full == wanted or (not section and full.startswith(f"{wanted}.")):
+        if full == wanted or full.startswith(f"{wanted}."):
             return f" (line {number})"
     return ""
 
@@ -226,6 +265,8 @@ class ConfigFile:
         self.current = Config()
         self.error = ""
         self._unwatched = False
+        #: No file was good yet: the defaults are in force for want of anything better.
+        self.was_ever_good = False
         # One object: each look at a method is a new one, and a watch knows them by identity.
         self._wake = self.reload
         self.reload()
@@ -244,7 +285,8 @@ class ConfigFile:
                 _log.error("config.rejected", path=self._path, reason=self.error)
             return
         repaired, self.error = bool(self.error), ""
-        if config == self.current:
+        first, self.was_ever_good = not self.was_ever_good, True
+        if config == self.current and not (first and repaired):
             if repaired:
                 _log.info("config.repaired", path=self._path)
             return
@@ -277,6 +319,12 @@ class ConfigFile:
 
 def _flat(config: Config) -> dict[str, Any]:
     return {
-        f"{section}.{key}": getattr(getattr(config, section), field)
-        for section, key, field, _ in _KEYS
+        f"{section}.{key}": getattr(getattr(config, section), name)
+        for section, key, name, _ in _KEYS
+    } | {
+        f"guard.{name}": (
+            getattr(config.guard.marks, name).percent,
+            getattr(config.guard.marks, name).cap_bytes,
+        )
+        for name in MARKS
     }

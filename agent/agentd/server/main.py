@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from agentd.errors import AgentError
+from agentd.errors import AgentError, WardenGoneError
 from agentd.paths import Paths
 from agentd.server import log
 from agentd.server.config import Config, ConfigFile
@@ -49,12 +49,16 @@ async def _serve(paths: Paths, warden_fd: int, config: ConfigFile) -> None:
     terminated = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, terminated.set)
-    supervisor = await Supervisor.open(paths, warden_fd, config.current.defaults)
+    current = config.current
+    supervisor = await Supervisor.open(paths, warden_fd, current.defaults, current.hooks)
     watches = FileWatches()
     gate = Gate()
     logs = LogService(paths, supervisor, watches)
     listener = make_listener(paths, supervisor, logs, config, gate)
     try:
+        if config.was_ever_good:
+            # Else the warden's own last policy holds, which is better than the defaults.
+            supervisor.set_guard(current.guard)
         await listener.publish()
         supervisor.announce_ready(paths.socket)
         _log.info("server.ready", socket=paths.socket, server_pid=os.getpid())
@@ -75,6 +79,12 @@ async def _serve(paths: Paths, warden_fd: int, config: ConfigFile) -> None:
 def _apply(config: Config, supervisor: Supervisor) -> None:
     log.set_level(config.agent.log_level)
     supervisor.set_defaults(config.defaults)
+    supervisor.set_hooks(config.hooks)
+    try:
+        supervisor.set_guard(config.guard)
+    except WardenGoneError:
+        # The next server of the next warden reads the file again.
+        _log.warning("guard.policy_not_told")
 
 
 async def _until_ended(supervisor: Supervisor, terminated: asyncio.Event) -> None:

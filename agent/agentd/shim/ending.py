@@ -7,6 +7,7 @@ import resource
 
 from agentd.core.ending import SELF, UNKNOWN, cause_of_end
 from agentd.shim import records
+from agentd.shim.evidence import Evidence
 from agentd.system.clock import boot_ns, wall_ns
 
 TYPE_CHECKING = False
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from agentd.system.kernel import Ended
 
 
+_NONE = Evidence()
+
+
 class _Status:
     __slots__ = ("signal_number",)
 
@@ -27,18 +31,28 @@ class _Status:
 
 
 def ended(
-    plan: Plan, seen: Ended, stop: tuple[str, str] | None, sent_signals: frozenset[int]
+    plan: Plan,
+    seen: Ended,
+    stop: tuple[str, str] | None,
+    sent_signals: frozenset[int],
+    found: Evidence = _NONE,
 ) -> bytes:
     """Return the record of a leader whose end was seen.
 
-    Its usage includes what was reaped by us: whatever the job had daemonised.
+    Its usage includes what was reaped by us: whatever the job had daemonised. A cgroup of its
+    own knows the peak of the whole tree, else it is that of the largest process.
     """
-    cause, reason = cause_of_end(_Status(seen.wait_status), stop, sent_signals)
+    verdict = None if found.verdict is None else found.verdict.reason
+    status = _Status(seen.wait_status)
+    cause, reason = cause_of_end(status, stop, sent_signals, verdict, found.kernel)
     below = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak_bytes = found.peak_memory_bytes
+    if peak_bytes is None:
+        peak_bytes = max(seen.peak_memory_bytes, below.ru_maxrss * 1024)
     usage = {
         "cpu_user_s": seen.cpu_user_s + below.ru_utime,
         "cpu_system_s": seen.cpu_system_s + below.ru_stime,
-        "peak_memory_bytes": max(seen.peak_memory_bytes, below.ru_maxrss * 1024),
+        "peak_memory_bytes": peak_bytes,
     }
     body = {
         "state": "ended",

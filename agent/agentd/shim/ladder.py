@@ -24,7 +24,9 @@ class Ladder:
         #: When SIGKILL follows, then when the next round of it does.
         self.wake_at_ns = kill_at_ns
         self.killing = False
-        if boot_ns() < kill_at_ns:
+        #: Whether there was any grace.
+        self.has_terminated = boot_ns() < kill_at_ns
+        if self.has_terminated:
             tree.send(SIGTERM)
             # A stopped process would not see its SIGTERM before the grace is over.
             tree.send(SIGCONT)

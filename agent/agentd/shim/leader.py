@@ -18,7 +18,7 @@ from agentd.core.value import Value
 from agentd.errors import AgentError
 from agentd.shim import channels, plan, records, words
 from agentd.shim.start import StartError, StartTalk
-from agentd.system import jobfiles, locks, proc, seqpacket
+from agentd.system import cgroups, jobfiles, locks, oomscore, proc, seqpacket
 from agentd.system.clock import boot_id, boot_ns, wall_ns
 from agentd.system.crashpoint import reach
 from agentd.system.signals import (
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     Spec = Mapping[str, Any]
 
 _ABORTED = 125
+#: A core.guard.model.MemAction: with another the job may go over its limit.
+_KILL = "kill"
 #: What spawner and shims ignore: a terminal's or a logout's signals are none of their business,
 #: and a full disk must not end them.
 IGNORED = (SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGXFSZ)
@@ -65,7 +67,7 @@ class Origin(Value):
 class Birth(Value):
     """What a leader is born with."""
 
-    __slots__ = ("control", "ends", "kept", "lock", "origin", "shim_pid")
+    __slots__ = ("cgroup", "control", "ends", "kept", "lock", "origin", "shim_pid")
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Birth(Value):
         ends: JobEnds,
         kept: ReadEnds,
         origin: Origin,
+        cgroup: str,
     ) -> None:
         """Hand over.
 
@@ -85,6 +88,7 @@ class Birth(Value):
             ends: The leader's own.
             kept: The shim's: sent to the warden, which must be able to go on without the shim.
             origin: What the job inherits from the agent.
+            cgroup: The delegated one below which the job gets its own; empty: none.
 
         """
         self.shim_pid = shim_pid
@@ -93,6 +97,7 @@ class Birth(Value):
         self.ends = ends
         self.kept = kept
         self.origin = origin
+        self.cgroup = cgroup
 
 
 class _StepError(Exception):
@@ -141,6 +146,9 @@ def _become(birth: Birth, talk: StartTalk) -> None:
     if not talk.propose(plan.make(spec, record, birth.shim_pid)):
         _take_back()
         return
+    _volunteer()
+    if record["cgroup"]:
+        _enter_cgroup(spec, record["cgroup"])
     _prepare(spec, birth)
     _execute(spec)
 
@@ -159,6 +167,7 @@ def _record(birth: Birth, spec: Spec) -> dict[str, Any]:
     if started is None:
         raise AgentError("/proc is missing")
     out_base_bytes, err_base_bytes = _file_bases(spec)
+    oom_kills = cgroups.host_oom_kills()
     return {
         "boot_id": boot_id(),
         "shim": {"pid": birth.shim_pid, "start_ticks": proc.start_ticks(birth.shim_pid) or 0},
@@ -169,7 +178,29 @@ def _record(birth: Birth, spec: Spec) -> dict[str, Any]:
         "err_base_bytes": err_base_bytes,
         "out_pipe_inode": channels.pipe_inode(birth.kept.out),
         "err_pipe_inode": channels.pipe_inode(birth.kept.err),
+        "host_oom_kills": -1 if oom_kills is None else oom_kills,
+        "cgroup": cgroups.job_path(birth.cgroup, spec["id"]) if birth.cgroup else "",
     }
+
+
+def _volunteer() -> None:
+    """See to it that the kernel's last resort is a job, and neither the agent nor sshd."""
+    try:
+        oomscore.volunteer()
+    except OSError:
+        # No such file to write to, as in some containers.
+        return
+
+
+def _enter_cgroup(spec: Spec, path: str) -> None:
+    """Let the kernel stand behind the guard; what it refuses costs that layer, never the start."""
+    is_deadly = spec.get("mem_action", _KILL) == _KILL
+    limit_bytes = spec.get("mem_limit_bytes") if is_deadly else None
+    try:
+        cgroups.enter(path, limit_bytes or 0)
+    except OSError:
+        # The delegated cgroup went with its service, or it was not delegated after all.
+        return
 
 
 def _introduce(birth: Birth, spec: Spec, record: Mapping[str, Any]) -> None:

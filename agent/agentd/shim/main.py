@@ -40,12 +40,20 @@ _FAILED = 70
 class NewJob(Value):
     """What a shim begins: a job of which nothing has run."""
 
-    __slots__ = ("kind", "origin")
+    __slots__ = ("cgroup", "kind", "origin")
 
-    def __init__(self, kind: str, origin: Origin) -> None:
-        """`kind` is a core.job.OutputKind: what to open before more is known of the job."""
+    def __init__(self, kind: str, origin: Origin, cgroup: str = "") -> None:
+        """Begin.
+
+        Args:
+            kind: A core.job.OutputKind: what to open before more is known of the job.
+            origin: What the job inherits from the agent.
+            cgroup: The delegated one below which the job gets its own; empty: none.
+
+        """
         self.kind = kind
         self.origin = origin
+        self.cgroup = cgroup
 
 
 class Rescue(Value):
@@ -116,7 +124,7 @@ def _start(job: NewJob, lock: int, warden: c_socket) -> Minder | None:
     shim_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        leader.become(Birth(shim_pid, lock, warden, job_ends, ends, job.origin))
+        leader.become(Birth(shim_pid, lock, warden, job_ends, ends, job.origin, job.cgroup))
     reach("shim.leader_forked")
     job_ends.close()
     talk = StartTalk(ends.start)

@@ -12,15 +12,15 @@ import os
 from select import EPOLLIN
 from time import sleep
 
-from agentd.core.ending import SELF, TIMEOUT
+from agentd.core.ending import GUARD, SELF, TIMEOUT
 from agentd.errors import RecordCorruptError
-from agentd.shim import ending, records, words
+from agentd.shim import ending, evidence, records, words
 from agentd.shim.ladder import Ladder
 from agentd.shim.leaderwatch import ForeignLeader
 from agentd.shim.pump import LogLimits, Progress, Pump
 from agentd.shim.records import Stop
 from agentd.shim.tree import freeze
-from agentd.system import jobfiles, proc
+from agentd.system import cgroups, jobfiles, proc
 from agentd.system.clock import boot_ns
 from agentd.system.crashpoint import reach
 from agentd.system.kernel import Ended
@@ -207,7 +207,8 @@ class Minder:
             case {"type": "Adopt"}:
                 self.introduce(peer)
             case {"type": "Stop", "cause": cause, "grace_s": grace_s}:
-                self._begin_stop(Stop(cause, boot_ns() + int(grace_s * _S)))
+                kill_at_ns = boot_ns() + int(grace_s * _S)
+                self._begin_stop(Stop(cause, kill_at_ns, message.get("reason", "")))
             case {"type": "SendSignal", "signal_number": number}:
                 self._sent_signals.add(number)
                 self._tree.send_to_group(number)
@@ -317,6 +318,9 @@ class Minder:
         self._control.close()
         self._control.broadcast(words.recorded(self._plan.job_id))
         self._watch.reap()
+        if self._plan.cgroup:
+            # It has told what it knew, and now nobody waits.
+            cgroups.remove(self._plan.cgroup)
 
     def _final(self) -> bytes:
         if self._start_error is not None:
@@ -324,13 +328,22 @@ class Minder:
         if not isinstance(self._exit, Ended):
             reason = "its shim was killed, and so was the warden that could have seen the end"
             return ending.lost(reason, self._plan.started_at_ns)
+        found = evidence.gather(self._plan, self._exit.wait_status)
         stop = None
         if self._stop is not None:
-            stop = self._stop.cause, self._stop_reason(self._stop, self._exit)
-        return ending.ended(self._plan, self._exit, stop, frozenset(self._sent_signals))
+            stop = self._stop.cause, self._stop_reason(self._stop, self._exit, found.verdict)
+        return ending.ended(self._plan, self._exit, stop, frozenset(self._sent_signals), found)
 
-    def _stop_reason(self, stop: Stop, seen: Ended) -> str:
+    def _stop_reason(self, stop: Stop, seen: Ended, verdict: evidence.Verdict | None) -> str:
+        reason = stop.reason
+        if stop.cause == GUARD and verdict is not None:
+            # The last one: it may have been harder than the one that began the stop.
+            reason = verdict.reason
+            if verdict.action == evidence.KILL:
+                return reason
+        if stop.cause == GUARD and self._ladder is not None and not self._ladder.has_terminated:
+            return reason
         killed = os.WIFSIGNALED(seen.wait_status) and os.WTERMSIG(seen.wait_status) == SIGKILL
         if self._ladder is not None and self._ladder.killing and killed:
-            return f"{stop.reason}; " * bool(stop.reason) + "killed when its grace was over"
-        return stop.reason
+            return f"{reason}; " * bool(reason) + "killed when its grace was over"
+        return reason

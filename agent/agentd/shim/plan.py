@@ -6,6 +6,8 @@ the shim's memory stays as long as the job does.
 
 from __future__ import annotations
 
+import os
+
 from agentd.core.value import Value
 from agentd.shim import words
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 _S = 1_000_000_000
 _NO_TIMEOUT = -1
+_UNKNOWN = -1
 _MARK = b"plan"
 
 
@@ -32,6 +35,8 @@ class Plan(Value):
         "timeout_ns",
         "segment_bytes",
         "retention_bytes",
+        "host_oom_kills",
+        "cgroup",
         "announcement",
     )
 
@@ -46,6 +51,8 @@ class Plan(Value):
         timeout_ns: int,
         segment_bytes: int,
         retention_bytes: int,
+        host_oom_kills: int,
+        cgroup: str,
         announcement: bytes,
     ) -> None:
         self.job_id = job_id
@@ -58,6 +65,10 @@ class Plan(Value):
         self.timeout_ns = timeout_ns
         self.segment_bytes = segment_bytes
         self.retention_bytes = retention_bytes
+        #: How many processes the kernel had killed for want of memory when it began; -1: unknown.
+        self.host_oom_kills = host_oom_kills
+        #: The job's own, whether its leader could make it or not; empty: none.
+        self.cgroup = cgroup
         #: The JobStarted message, ready to be sent: encoding it would cost the shim memory.
         self.announcement = announcement
 
@@ -69,9 +80,13 @@ class Plan(Value):
         return self.started_boot_ns + self.timeout_ns
 
     def encode(self) -> bytes:
-        """Return it as a packet: numbers, then the announcement."""
-        numbers = [b"%d" % getattr(self, name) for name in self.__slots__[:-1]]
-        return b" ".join((_MARK, *numbers, self.announcement))
+        """Return it as a packet: numbers, then the cgroup, a NUL and the announcement."""
+        numbers = [b"%d" % getattr(self, name) for name in self.__slots__[:_NUMBERS]]
+        return b" ".join((_MARK, *numbers, os.fsencode(self.cgroup) + b"\0" + self.announcement))
+
+
+#: Those before the texts.
+_NUMBERS = len(Plan.__slots__) - 2
 
 
 def is_plan(packet: bytes) -> bool:
@@ -83,10 +98,22 @@ def decode(packet: bytes) -> Plan | None:
     """Return the plan, or None if the packet is something else."""
     if not is_plan(packet):
         return None
-    _, *numbers, announcement = packet.split(b" ", len(Plan.__slots__))
-    job, leader, ticks, started, booted, grace, timeout, segment, retention = map(int, numbers)
+    _, *words, texts = packet.split(b" ", _NUMBERS + 1)
+    job, leader, ticks, started, booted, grace, timeout, segment, retention, kills = map(int, words)
+    cgroup, _, announcement = texts.partition(b"\0")
     return Plan(
-        job, leader, ticks, started, booted, grace, timeout, segment, retention, announcement
+        job,
+        leader,
+        ticks,
+        started,
+        booted,
+        grace,
+        timeout,
+        segment,
+        retention,
+        kills,
+        os.fsdecode(cgroup),
+        announcement,
     )
 
 
@@ -104,5 +131,7 @@ def make(spec: Mapping[str, Any], record: Mapping[str, Any], shim_pid: int) -> P
         _NO_TIMEOUT if timeout_s is None else int(timeout_s * _S),
         spec["log_segment_bytes"],
         spec["log_retention_bytes"],
+        record.get("host_oom_kills", _UNKNOWN),
+        record.get("cgroup", ""),
         words.started(spec["id"], started_at_ns, leader_pid, leader_start_ticks, shim_pid),
     )

@@ -20,12 +20,13 @@ from agentd.shim.leader import IGNORED, Origin
 from agentd.shim.main import NewJob, Rescue
 from agentd.shim.rehearsal import rehearse
 from agentd.shim.sweep import sweep
+from agentd.system import rollups
 from agentd.system.clock import boot_id
 from agentd.system.crashpoint import IS_ARMED, reach
 from agentd.system.files import keep_only
 from agentd.system.kernel import reset_signals, set_name
 from agentd.system.seqpacket import receive_bytes
-from agentd.system.signals import SIG_IGN, SIGCHLD, signal
+from agentd.system.signals import SIG_DFL, SIG_IGN, SIGCHLD, SIGPIPE, signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,12 +94,25 @@ def _obey(order: bytes, descriptors: list[int], orders: c_socket, origin: Origin
     verb, what, rest = order.decode(errors="surrogateescape").split(" ", 2)
     if verb == "sweep":
         sweep(rest, float(what))
+    if verb == "read":
+        _read(rest.split(" "), descriptors[0])
     set_name("agentd-shim")
     if verb == "start":
-        shim.run(rest, descriptors[0], NewJob(what, origin))
+        # Either path may hold anything but a NUL.
+        directory, _, cgroup = rest.partition("\0")
+        shim.run(directory, descriptors[0], NewJob(what, origin, cgroup))
     names, _, directory = rest.partition(" ")
     named = dict(zip(names.split(","), descriptors[1:], strict=False))
     shim.run(directory, descriptors[0], Rescue(named, what == "warden"))
+
+
+def _read(paths: list[str], pipe: int) -> NoReturn:
+    """Read page tables for the guard, which has no time for that. Never returns."""
+    set_name("agentd-reader")
+    # Who asked may have lost interest: then writing ends us.
+    signal(SIGPIPE, SIG_DFL)
+    rollups.write(paths, pipe)
+    os._exit(0)
 
 
 def main() -> NoReturn:

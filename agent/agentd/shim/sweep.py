@@ -9,14 +9,14 @@ from agentd.errors import AgentError, RecordCorruptError
 from agentd.shim import records
 from agentd.shim.ladder import Ladder
 from agentd.shim.tree import FoundTree
-from agentd.system import jobfiles
+from agentd.system import cgroups, jobfiles
 from agentd.system.clock import boot_id, boot_ns
 from agentd.system.kernel import set_name
 from agentd.system.proc import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 _S = 1_000_000_000
 _LOOK_S = 0.05
@@ -37,19 +37,21 @@ def _sweep(directory: str, grace_s: float) -> None:
     spec = records.read(f"{directory}/{jobfiles.SPEC}")
     if spec is None:
         return
-    tree = FoundTree(spec["uid"], _leader(directory))
+    record = _record(directory)
+    tree = FoundTree(spec["uid"], None if record is None else Process(**record["leader"]))
     ladder = Ladder(tree, boot_ns() + int(grace_s * _S))
     while tree.members():
         ladder.tick()
         time.sleep(_LOOK_S)
+    if record is not None and record.get("cgroup"):
+        cgroups.remove(record["cgroup"])
 
 
-def _leader(directory: str) -> Process | None:
+def _record(directory: str) -> dict[str, Any] | None:
+    """Return what the pidfile says, if it is of this boot."""
     try:
         record = records.read_pid(directory)
     except RecordCorruptError:
         # Perhaps the very reason why the job is lost; the mark in the environment is enough.
         return None
-    if record is None or record["boot_id"] != boot_id():
-        return None
-    return Process(**record["leader"])
+    return record if record is not None and record["boot_id"] == boot_id() else None

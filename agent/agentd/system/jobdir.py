@@ -7,6 +7,7 @@ refuses a new job and never costs a running one its exit record.
     pid                  pidfile, locked by the shim for life
     exit.json.new        room for the exit record; becomes exit.json
     stop.json            why and until when a stop ladder runs
+    verdict.json         why the guard acts on it, before it does
     out-<offset>.log     segments; err-<offset>.log with split output
     out.idx out.end      time index; offset up to which bytes were dropped on a full disk
     ctl                  the shim's control socket, once the warden that forked it is gone

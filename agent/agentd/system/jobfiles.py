@@ -15,6 +15,8 @@ PID = "pid"
 EXIT = "exit.json"
 EXIT_ROOM = "exit.json.new"
 STOP = "stop.json"
+#: Written by the guard before its first deadly signal.
+VERDICT = "verdict.json"
 CONTROL = "ctl"
 #: More than any exit record needs.
 EXIT_ROOM_BYTES = 4096

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import (
     OUTPUT_KINDS,
     Cause,
@@ -50,6 +51,10 @@ class PidRecord:
     #: Inode of each pipe, by which its read end is found again; 0 where there is none.
     out_pipe_inode: int = 0
     err_pipe_inode: int = 0
+    #: How many processes the kernel had killed for want of memory at the start; -1: unknown.
+    host_oom_kills: int = -1
+    #: The job's own cgroup, whether it could be made or not; empty: none.
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,8 @@ def load_spec(data: bytes) -> JobSpec:
         known = _known(JobSpec, body)
         known["argv"] = tuple(known["argv"])
         known["output"] = output_from_json(known["output"])
+        if "mem_action" in known:
+            known["mem_action"] = MemAction(known["mem_action"])
         limits = known.get("resource_limits", {})
         known["resource_limits"] = {name: (soft, hard) for name, (soft, hard) in limits.items()}
         return JobSpec(**known)

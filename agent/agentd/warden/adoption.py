@@ -24,6 +24,8 @@ class Finding:
     view: JobView
     #: For the case that it has not begun and its shim dies now.
     output: OutputKind
+    #: Its own, if it could be made.
+    cgroup: str = ""
 
 
 def look(paths: Paths) -> Iterator[Finding]:
@@ -41,7 +43,8 @@ def look(paths: Paths) -> Iterator[Finding]:
         # "Cannot tell" (None) counts as held: a shim that may live is never replaced.
         has_shim = locks.is_locked(f"{directory}/{jobdir.PID}") is not False
         if has_shim or (record is not None and not _is_over(directory) and _leader_lives(record)):
-            yield Finding(job_id, view, _output(directory, record))
+            cgroup = "" if record is None else record.cgroup
+            yield Finding(job_id, view, _output(directory, record), cgroup)
 
 
 def _pid_record(directory: str) -> PidRecord | None:

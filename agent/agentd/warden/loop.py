@@ -5,14 +5,14 @@ from __future__ import annotations
 import select
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 _AFTER_DEFECT_S = 0.05
 
 
 class Duty(Protocol):
-    """Something to be done at a time of its own: launching, restarting, later guarding."""
+    """Something to be done at a time of its own: guarding, launching, restarting."""
 
     def due_s(self) -> float | None:
         """Return when, on the monotonic clock; None for not at all."""
@@ -29,12 +29,15 @@ class Loop:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._duties: list[Duty] = []
+        self._urgent: list[Duty] = []
         self._running = True
 
-    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Call `handler` with the epoll events whenever `descriptor` is readable."""
+    def watch(
+        self, descriptor: int, handler: Callable[[int], None], events: int = select.EPOLLIN
+    ) -> None:
+        """Call `handler` with the epoll events whenever `descriptor` is readable, or as named."""
         self._handlers[descriptor] = handler
-        self._epoll.register(descriptor, select.EPOLLIN)
+        self._epoll.register(descriptor, events)
 
     def wait_to_write(self, descriptor: int) -> None:
         """Wake up for room to write as well."""
@@ -53,6 +56,10 @@ class Loop:
         """Look at `duty` once a turn, in the order they were added: the most urgent first."""
         self._duties.append(duty)
 
+    def add_urgent_duty(self, duty: Duty) -> None:
+        """Look at `duty` between any two handlers and duties: it waits for one at most."""
+        self._urgent.append(duty)
+
     def stop(self) -> None:
         """Return from `run` after this turn."""
         self._running = False
@@ -60,19 +67,27 @@ class Loop:
     def run(self) -> None:
         """Serve until `stop`."""
         while self._running:
-            for descriptor, events in self._epoll.poll(self._wait_s()):
+            ready = self._epoll.poll(self._wait_s())
+            self._look_at(self._urgent)
+            for descriptor, events in ready:
                 # An earlier handler of this turn may have closed a later one's descriptor.
                 handler = self._handlers.get(descriptor)
                 if handler is not None:
                     _never_fail(handler, events)
-            now_s = time.monotonic()
+                    self._look_at(self._urgent)
             for duty in self._duties:
-                due_s = duty.due_s()
-                if due_s is not None and due_s <= now_s:
-                    _never_fail(duty.run)
+                self._look_at((duty, *self._urgent))
+
+    @staticmethod
+    def _look_at(duties: Iterable[Duty]) -> None:
+        for duty in duties:
+            due_s = duty.due_s()
+            if due_s is not None and due_s <= time.monotonic():
+                _never_fail(duty.run)
 
     def _wait_s(self) -> float | None:
-        due = [at_s for duty in self._duties if (at_s := duty.due_s()) is not None]
+        duties = (*self._urgent, *self._duties)
+        due = [at_s for duty in duties if (at_s := duty.due_s()) is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
 

@@ -13,6 +13,7 @@ from agentd.paths import Paths
 from agentd.shim.leader import Origin
 from agentd.system import locks
 from agentd.system.prctl import become_subreaper, set_name
+from agentd.system.residency import stay_resident
 from agentd.warden.warden import Warden, write_pidfile
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -51,7 +52,7 @@ def run(paths: Paths, lock: int, on_ready: Callable[[], None]) -> None:
     become_subreaper()
     write_pidfile(lock, "")
     wakeup = _take_signals()
-    warden = Warden(paths, origin, lock, on_ready)
+    warden = Warden(paths, origin, lock, on_ready, stay_resident())
     # Objects that exist now are shared by every shim: the collector must not touch them.
     gc.collect()
     gc.freeze()

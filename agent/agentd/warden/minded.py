@@ -6,8 +6,9 @@ import os
 from _socket import socket as c_socket
 from dataclasses import dataclass, field
 
-from agentd.core.contract import JobView, Message, Stop
-from agentd.core.job import OutputKind, ProcessId
+from agentd.core.contract import JobView, Launch, Message, Stop
+from agentd.core.guard.model import Rules
+from agentd.core.job import JobSpec, OutputKind, ProcessId
 
 
 @dataclass(slots=True)
@@ -34,6 +35,10 @@ class MindedJob:
     looks: int = 0
     #: Whether the present shim is a rescue shim.
     rescued: bool = False
+    #: The cgroup of its own that the kernel bills and limits; empty: none.
+    cgroup: str = ""
+    #: What the guard has to know; None until somebody has read the spec of an adopted job.
+    rules: Rules | None = None
     recorded: bool = False
 
     def replace_descriptors(self, new: dict[str, int]) -> None:
@@ -46,3 +51,14 @@ class MindedJob:
 def starting_view(job_id: int) -> JobView:
     """Return the view of a job that no shim has spoken for yet."""
     return JobView(job_id, "starting")
+
+
+def rules_of(order: Launch) -> Rules:
+    """Return what a launch order says of the job's memory."""
+    limit_bytes = order.mem_limit_bytes or None
+    return Rules(order.job_id, limit_bytes, order.mem_action, order.preemptible, order.grace_s)
+
+
+def rules_from(spec: JobSpec) -> Rules:
+    """Return the same from the job's spec, for one that was launched by another warden."""
+    return Rules(spec.id, spec.mem_limit_bytes, spec.mem_action, spec.preemptible, spec.grace_s)

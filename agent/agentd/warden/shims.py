@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 from _socket import socket as c_socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from agentd.core.contract import (
@@ -30,12 +30,12 @@ from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
 from agentd.shim.leader import Origin
 from agentd.shim.main import Rescue
-from agentd.system import jobdir, locks, packets, process
+from agentd.system import cgroups, jobdir, locks, packets, process
 from agentd.system.crashpoint import reach
 from agentd.system.prctl import Exit, look_at_exit
 from agentd.warden import adoption
 from agentd.warden.loop import Loop
-from agentd.warden.minded import MindedJob, starting_view
+from agentd.warden.minded import MindedJob, rules_of, starting_view
 from agentd.warden.spawner import Spawner
 
 #: A job whose shim was asked for this often and never began is not tried again.
@@ -50,7 +50,7 @@ class Shims:
     """The jobs this warden minds and the processes that mind them."""
 
     def __init__(
-        self, paths: Paths, origin: Origin, loop: Loop, tell: Callable[[Message], None]
+        self, paths: Paths, origin: Origin, loop: Loop, tell: Callable[[Message], bool]
     ) -> None:
         """`tell` passes a message to the server, if there is one."""
         self._paths = paths
@@ -62,6 +62,10 @@ class Shims:
         self._attention: dict[int, float] = {}
         #: Leaders that became our children; reaped only when their record stands.
         self._leaders: dict[int, int] = {}
+        #: Grows whenever a job begins, ends or changes its phase: the guard's view is then old.
+        self.revision = 0
+        #: A job has begun that may have a limit of its own: the guard is to look at once.
+        self.has_limited_start = False
 
     # What the loop asks.
 
@@ -87,6 +91,19 @@ class Shims:
         job.looks += 1
         self._attention[job.job_id] = time.monotonic() + delay_s
 
+    # What the guard asks.
+
+    def running(self) -> Iterator[MindedJob]:
+        """Yield every job of which a process may live."""
+        for job in self._jobs.values():
+            if job.view.leader_pid and job.view.phase != "starting" and not job.recorded:
+                yield job
+
+    def find(self, job_id: int) -> MindedJob | None:
+        """Return a job that is minded and not over."""
+        job = self._jobs.get(job_id)
+        return None if job is None or job.recorded else job
+
     # What the server asks.
 
     def views(self) -> tuple[JobView, ...]:
@@ -99,7 +116,9 @@ class Shims:
         if job_id in self._jobs:
             return
         view = starting_view(job_id)
-        self._jobs[job_id] = MindedJob(job_id, self._paths.job(job_id), view, order.output)
+        job = MindedJob(job_id, self._paths.job(job_id), view, order.output)
+        job.rules = rules_of(order)
+        self._jobs[job_id] = job
         self._attention[job_id] = 0.0
 
     def pass_on(self, job_id: int, order: Message) -> None:
@@ -124,8 +143,11 @@ class Shims:
         for finding in adoption.look(self._paths):
             directory = self._paths.job(finding.job_id)
             job = MindedJob(finding.job_id, directory, finding.view, finding.output)
+            job.cgroup = finding.cgroup
             self._jobs[finding.job_id] = job
             self._attention[finding.job_id] = 0.0
+        self.revision += 1
+        self.has_limited_start = True
 
     @property
     def is_waiting_for_answers(self) -> bool:
@@ -193,6 +215,8 @@ class Shims:
         taken = self.spawner.start(job.directory, theirs.fileno(), job.output)
         theirs.close()
         if taken:
+            base = self.spawner.cgroup
+            job.cgroup = cgroups.job_path(base, job.job_id) if base else ""
             reach("warden.spawned")
             job.launches += 1
             self._attend(job, ours)
@@ -235,6 +259,7 @@ class Shims:
     def _heed(self, job: MindedJob, message: Message | None, descriptors: list[int]) -> None:
         match message:
             case Adopted():
+                self.revision += 1
                 first_word = job.view.shim_pid != message.view.shim_pid and job.rescued
                 job.view = message.view
                 job.shim = process.identify(message.view.shim_pid)
@@ -247,6 +272,7 @@ class Shims:
             case JobStarted():
                 job.view = replace(job.view, phase="running")
                 self._drop_start(job)
+                self.has_limited_start |= job.rules is None or job.rules.limit_bytes is not None
             case JobPaused() | JobResumed():
                 job.view = replace(job.view, phase=_PHASE_AFTER[type(message)])
             case JobStopping():
@@ -258,6 +284,7 @@ class Shims:
                 self._let_leader_go(job)
             case _:
                 return
+        self.revision += 1
         self._tell(message)
 
     @staticmethod
@@ -313,6 +340,7 @@ class Shims:
         job.replace_descriptors({})
         self._jobs.pop(job.job_id, None)
         self._attention.pop(job.job_id, None)
+        self.revision += 1
 
     # Children.
 

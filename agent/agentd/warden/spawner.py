@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from _socket import socket as c_socket
+from collections.abc import Sequence
 
 import agentd
 from agentd.core.job import OutputKind
@@ -16,6 +17,10 @@ from agentd.system import packets
 
 _ORDERS_FD = 3
 _GOOD_LIFE_S = 1.0
+#: What the spawner takes in one packet.
+_ORDER_BYTES = 8 << 10
+#: A longer one would not fit into the room of the pidfile, nor, with a long directory, an order.
+_CGROUP_PATH_BYTES = 512
 _ROOT = os.path.dirname(os.path.dirname(agentd.__file__))
 #: Without site-packages and what they may hook into every interpreter.
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from agentd.shim.spawning import main; main()"
@@ -30,6 +35,8 @@ class Spawner:
         self._origin = origin
         self._scratch = scratch
         self.pid = 0
+        #: The delegated cgroup in which it is; empty: none.
+        self.cgroup = ""
         self._started_s = 0.0
         self._socket: c_socket | None = None
         self._start()
@@ -42,11 +49,14 @@ class Spawner:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self.cgroup = ""
         if time.monotonic() - self._started_s >= _GOOD_LIFE_S:
             self._start()
 
     def _start(self) -> None:
         self._started_s = time.monotonic()
+        # A new one is where the warden is.
+        self.cgroup = ""
         ours, theirs = packets.pair()
         # The kernel blocks on behalf of the file, not of the socket object.
         theirs.setblocking(True)
@@ -71,9 +81,24 @@ class Spawner:
         finally:
             theirs.close()
 
+    def use_cgroup(self, path: str, spawner_pid: int) -> bool:
+        """Have every job from now on make its own cgroup below `path`.
+
+        False, and nothing changes: that spawner is gone, or the path is absurd.
+        """
+        is_usable = path.startswith("/") and len(os.fsencode(path)) <= _CGROUP_PATH_BYTES
+        if spawner_pid != self.pid or self._socket is None or not is_usable:
+            return False
+        self.cgroup = path
+        return True
+
     def start(self, directory: str, control: int, kind: OutputKind) -> bool:
         """Have a new job's shim forked; False if the spawner takes no orders now."""
-        return self._order(f"start {kind} {directory}", (control,))
+        if self._socket is None:
+            # It may be another one by then.
+            self._start()
+        below = f"\0{self.cgroup}" if self.cgroup else ""
+        return self._order(f"start {kind} {directory}{below}", (control,))
 
     def rescue(self, directory: str, control: int, work: Rescue) -> bool:
         """Have a rescue shim forked; False if the spawner takes no orders now."""
@@ -85,6 +110,11 @@ class Spawner:
     def sweep(self, directory: str, grace_s: float) -> bool:
         """Have what a lost job left behind ended."""
         return self._order(f"sweep {grace_s} {directory}", ())
+
+    def read(self, paths: Sequence[str], pipe: int) -> bool:
+        """Have files of /proc read and written to a pipe: see system.rollups."""
+        order = f"read - {' '.join(paths)}"
+        return len(order) < _ORDER_BYTES and self._order(order, (pipe,))
 
     def _order(self, order: str, descriptors: tuple[int, ...]) -> bool:
         if self._socket is None:

@@ -2,7 +2,7 @@
 
 It believes files and the kernel, not messages: what a message says is looked up where it
 matters. It never waits for anybody; what takes longer is a duty with a time of its own. The
-guard will be one more duty, looked at first in every turn.
+guard is the urgent one, looked at between any two others.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from agentd.core.contract import (
     Message,
     Pause,
     Ready,
+    ReportGuard,
     Resume,
     SendSignal,
+    SetGuard,
     Shutdown,
+    SpawnerStarted,
     Stop,
     Sweep,
+    UseCgroup,
 )
 from agentd.paths import Paths
 from agentd.shim.leader import Origin
 from agentd.system import process
 from agentd.system.clock import boot_id, wall_ns
 from agentd.system.crashpoint import reach
+from agentd.warden.guard.duty import Guard
 from agentd.warden.lines import LineChannel
 from agentd.warden.loop import Loop
 from agentd.warden.serverprocess import ServerProcess
@@ -49,15 +54,30 @@ class Warden:
     """One agent's warden; `run` returns when it was told to end. The jobs go on."""
 
     def __init__(
-        self, paths: Paths, origin: Origin, lock: int, on_ready: Callable[[], None]
+        self,
+        paths: Paths,
+        origin: Origin,
+        lock: int,
+        on_ready: Callable[[], None],
+        residency: str = "",
     ) -> None:
-        """`lock` is the locked pidfile; `on_ready` is called whenever a server answers."""
+        """Prepare; see `run`.
+
+        Args:
+            paths: The agent's.
+            origin: What a job inherits from the agent.
+            lock: The locked pidfile.
+            on_ready: Called whenever a server answers.
+            residency: Whether this process stays in RAM, in words.
+
+        """
         self._lock = lock
         self._on_ready = on_ready
         self._started_at_ns = wall_ns()
         self._loop = Loop()
         self._server = ServerProcess(f"{paths.log_dir}/stderr.log")
         self._shims = Shims(paths, origin, self._loop, self._tell)
+        self._guard = Guard(paths, self._shims, self._tell, residency)
         self._answers_until_s = time.monotonic() + _ANSWERS_WITHIN_S
         self._drain_until_s: float | None = None
         self._owes_hello = False
@@ -66,9 +86,13 @@ class Warden:
         """Serve until SIGTERM or Shutdown. `wakeup` is readable after a signal."""
         self._loop.watch(wakeup, lambda _events: self._signalled(wakeup))
         self._shims.adopt_all()
+        self._guard.take_up()
+        self._guard.watch_pressure(self._loop)
+        self._loop.add_urgent_duty(self._guard)
         self._loop.add_duty(_ServerDuty(self.server_due_s, self.mind_server))
         self._loop.add_duty(self._shims)
         self._loop.run()
+        self._guard.let_go()
 
     def server_due_s(self) -> float | None:
         """Return when to start, greet or give up on the server."""
@@ -85,7 +109,11 @@ class Warden:
             self._drain_until_s = time.monotonic() + _DRAIN_S
         elif self._owes_hello:
             self._owes_hello = False
-            self._tell(Hello(os.getpid(), self._started_at_ns, self._shims.views()))
+            spawner = self._shims.spawner
+            views = self._shims.views()
+            me = os.getpid()
+            self._tell(Hello(me, self._started_at_ns, views, spawner.pid, spawner.cgroup))
+            self._guard.greet()
         else:
             channel = self._start_server()
             if channel is None:
@@ -102,12 +130,14 @@ class Warden:
             self._server.ended()
             return None
 
-    def _tell(self, message: Message) -> None:
+    def _tell(self, message: Message) -> bool:
+        """Pass a message to the server; False if there is none to take it."""
         # Before its Hello a server knows nothing that a message could add to.
         if self._owes_hello or self._server.channel is None:
-            return
+            return False
         self._server.send(message)
         self._watch_backlog()
+        return True
 
     def _watch_backlog(self) -> None:
         channel = self._server.channel
@@ -160,6 +190,12 @@ class Warden:
             case Ready():
                 write_pidfile(self._lock, message.socket)
                 self._on_ready()
+            case SetGuard():
+                self._guard.set_policy(message)
+            case ReportGuard():
+                self._guard.answer(message)
+            case UseCgroup(path=path, spawner_pid=spawner_pid):
+                self._shims.spawner.use_cgroup(path, spawner_pid)
             case Shutdown():
                 self._drain()
             case _:
@@ -213,6 +249,7 @@ class Warden:
             return
         if pid == self._shims.spawner.pid and self._drain_until_s is None:
             self._shims.spawner.restart()
+            self._tell(SpawnerStarted(self._shims.spawner.pid))
         if pid == self._server.pid:
             self._hear_out()
             self._owes_hello = False

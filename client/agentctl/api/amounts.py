@@ -14,6 +14,9 @@ Value = TypeVar("Value")
 MAX_DURATION_S = 10 * 365 * 86_400
 MIN_SIZE_BYTES = 1 << 20
 MAX_SIZE_BYTES = 1 << 60
+#: An empty process needs this much.
+MIN_MEM_BYTES = 4 << 20
+MAX_REQUEUES = 100
 
 
 def to_ns(seconds: float) -> int:
@@ -70,7 +73,7 @@ def several(name: str, values: Iterable[Value]) -> list[Value]:
     return list(values)
 
 
-def bytes_of(name: str, value: str | int) -> int:
+def bytes_of(name: str, value: str | int, least_bytes: int = MIN_SIZE_BYTES) -> int:
     """Return bytes, checked. Raises InvalidSpecError that names the option. Pure."""
     if isinstance(value, str):
         try:
@@ -81,6 +84,8 @@ def bytes_of(name: str, value: str | int) -> int:
         size_bytes = value
     if isinstance(size_bytes, bool) or not isinstance(size_bytes, int):
         raise InvalidSpecError(f"{name}: {value!r} is not a size; write 16G or whole bytes")
-    if not MIN_SIZE_BYTES <= size_bytes <= MAX_SIZE_BYTES:
-        raise InvalidSpecError(f"{name}: {value} is out of range; from 1 MiB to 1 EiB")
+    if not least_bytes <= size_bytes <= MAX_SIZE_BYTES:
+        raise InvalidSpecError(
+            f"{name}: {value} is out of range; from {least_bytes >> 20} MiB to 1 EiB"
+        )
     return size_bytes

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from agentctl.api.draft import Draft, Text
     from agentctl.api.logs import LogQuery
+    from agentctl.guard import Guard
 
 _MAX_UINT64 = 2**64 - 1
 _MAX_UINT32 = 2**32 - 1
@@ -91,6 +92,9 @@ class Client:
         cwd: Text | None = None,
         env: Mapping[str, str] | None = None,
         mem: str | int | None = None,
+        mem_action: str | None = None,
+        preemptible: bool = False,
+        requeue: int = 0,
         timeout: str | float | None = None,
         grace: str | float | None = None,
         labels: Mapping[str, str] | None = None,
@@ -112,6 +116,9 @@ class Client:
             cwd: Working directory; relative to this process' own.
             env: Variables added to the environment.
             mem: The job's own memory limit: "16G", or bytes.
+            mem_action: With `mem`: "kill" (the default), "pause" or "warn" once it is over.
+            preemptible: Let it be the first to go when the host runs out of memory.
+            requeue: Submit it again after the guard has ended it, at most so often in all.
             timeout: Wall time after which it is stopped: "8h", or seconds.
             grace: Time between SIGTERM and SIGKILL: "10s", or seconds.
             labels: Free text pairs to find it by.
@@ -136,6 +143,9 @@ class Client:
                 cwd=cwd,
                 env=env,
                 mem=mem,
+                mem_action=mem_action,
+                preemptible=preemptible,
+                requeue=requeue,
                 timeout=timeout,
                 grace=grace,
                 labels=labels,
@@ -393,6 +403,18 @@ class Client:
             # The agent was killed in the middle, and its successor finished what was begun.
             if not error.asked_before:
                 raise
+
+    def guard(self) -> Guard:
+        """Return the guard's view of host and jobs. Raises TryAgainError if it is silent."""
+        from agentapi.v1.guard_service_pb2 import GetGuardRequest
+        from agentapi.v1.guard_service_pb2_grpc import GuardServiceStub
+        from agentctl.api.guard import guard_from_wire
+
+        return guard_from_wire(
+            self._connection.call_channel(
+                lambda channel: GuardServiceStub(channel).GetGuard, GetGuardRequest()
+            )
+        )
 
     def agent_info(self) -> AgentInfo:
         """Return who answered."""

@@ -23,6 +23,7 @@ from agentctl.model import (
     JobState,
     LogItem,
     LogTime,
+    MemAction,
     OutputKind,
     signal_name,
 )
@@ -47,6 +48,13 @@ _CAUSES = {
     job_pb2.CAUSE_UNKNOWN: Cause.UNKNOWN,
 }
 
+_MEM_ACTION_TO_WIRE = {
+    MemAction.KILL: job_pb2.MEM_ACTION_KILL,
+    MemAction.PAUSE: job_pb2.MEM_ACTION_PAUSE,
+    MemAction.WARN: job_pb2.MEM_ACTION_WARN,
+}
+_MEM_ACTIONS = {wire: action for action, wire in _MEM_ACTION_TO_WIRE.items()}
+
 _OUTPUT_KINDS = {
     job_pb2.OUTPUT_KIND_MERGED: OutputKind.MERGED,
     job_pb2.OUTPUT_KIND_SPLIT: OutputKind.SPLIT,
@@ -69,6 +77,20 @@ def _unknown(what: str) -> ApiLevelMismatchError:
 def state_to_wire(state: JobState) -> job_pb2.JobState.ValueType:
     """Return the wire's value for a state. Pure."""
     return _STATE_TO_WIRE[state]
+
+
+def mem_action_to_wire(action: MemAction) -> job_pb2.MemAction.ValueType:
+    """Return the wire's value for an action. Pure."""
+    return _MEM_ACTION_TO_WIRE[action]
+
+
+def _mem_action(job: job_pb2.Job) -> MemAction | None:
+    if not job.HasField("mem_limit_bytes") or not job.mem_action:
+        return None
+    try:
+        return _MEM_ACTIONS[job.mem_action]
+    except KeyError:
+        raise _unknown(f"a memory action ({job.mem_action})") from None
 
 
 def time_from_wire(stamp: Timestamp) -> datetime:
@@ -113,6 +135,12 @@ def job_from_wire(job: job_pb2.Job, host: str) -> Job:
         host=host,
         output_kind=_OUTPUT_KINDS[job.output_kind],
         event_seq=job.event_seq,
+        mem_action=_mem_action(job),
+        preemptible=job.preemptible,
+        requeue_limit=job.requeue_limit,
+        requeue_count=job.requeue_count,
+        requeue_of=job.requeue_of if job.HasField("requeue_of") else None,
+        requeued_as=job.requeued_as if job.HasField("requeued_as") else None,
         **read(getattr(job, kind)),
     )
 
@@ -133,6 +161,10 @@ def _live(
         "pid": state.leader_pid or None,
         "shim_pid": state.shim_pid or None,
     }
+
+
+def _paused(state: job_pb2.Paused) -> dict[str, Any]:
+    return {**_live(state), "reason": state.reason or None}
 
 
 def _stopping(state: job_pb2.Stopping) -> dict[str, Any]:
@@ -188,7 +220,7 @@ _STATES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "queued": _nothing,
     "starting": _nothing,
     "running": _live,
-    "paused": _live,
+    "paused": _paused,
     "stopping": _stopping,
     "ended": _ended,
     "start_failed": _start_failed,

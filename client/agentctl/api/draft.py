@@ -13,8 +13,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentapi.v1 import job_pb2
-from agentctl.api.amounts import bytes_of, seconds_of, text_pairs, to_ns
+from agentctl.api.amounts import (
+    MAX_REQUEUES,
+    MIN_MEM_BYTES,
+    bytes_of,
+    seconds_of,
+    text_pairs,
+    to_ns,
+    whole_of,
+)
+from agentctl.api.convert import mem_action_to_wire
 from agentctl.errors import InvalidSpecError
+from agentctl.model import MemAction
 
 Text = str | bytes | os.PathLike[str]
 
@@ -37,6 +47,11 @@ class Draft:
     #: Added to the caller's environment.
     env: Mapping[str, str] | None = None
     mem: str | int | None = None
+    #: With `mem`: kill, pause or warn.
+    mem_action: str | None = None
+    preemptible: bool = False
+    #: How often it is submitted again, in all, after the guard has ended it.
+    requeue: int = 0
     timeout: str | float | None = None
     grace: str | float | None = None
     labels: Mapping[str, str] | None = None
@@ -92,10 +107,31 @@ def _set_limits(spec: job_pb2.JobSpec, draft: Draft) -> None:
         spec.timeout.FromNanoseconds(to_ns(timeout_s))
     if draft.grace is not None:
         spec.grace.FromNanoseconds(to_ns(seconds_of("grace", draft.grace)))
-    if draft.mem is not None:
-        spec.mem_limit_bytes = bytes_of("mem", draft.mem)
+    _set_memory(spec, draft)
     if draft.retain is not None:
         spec.log_retention_bytes = bytes_of("retain", draft.retain)
+
+
+def _set_memory(spec: job_pb2.JobSpec, draft: Draft) -> None:
+    if draft.mem is not None:
+        spec.mem_limit_bytes = bytes_of("mem", draft.mem, MIN_MEM_BYTES)
+    if draft.mem_action is not None:
+        if draft.mem is None:
+            raise InvalidSpecError("mem_action: there is no limit to act on; give mem as well")
+        spec.mem_action = mem_action_to_wire(_mem_action(draft.mem_action))
+    if not isinstance(draft.preemptible, bool):
+        raise InvalidSpecError(f"preemptible: {draft.preemptible!r} is neither True nor False")
+    spec.preemptible = draft.preemptible
+    spec.requeue_limit = whole_of("requeue", draft.requeue, MAX_REQUEUES)
+
+
+def _mem_action(word: str) -> MemAction:
+    try:
+        return MemAction(word)
+    except ValueError:
+        raise InvalidSpecError(
+            f"mem_action: {word!r} is none of {', '.join(known.value for known in MemAction)}"
+        ) from None
 
 
 def _set_output(spec: job_pb2.JobSpec, draft: Draft) -> None:

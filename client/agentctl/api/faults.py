@@ -21,6 +21,7 @@ _BY_REASON: dict[str, type[AgentctlError]] = {
     "resource-exhausted": errors.ResourceExhaustedError,
     "draining": errors.TryAgainError,
     "warden-gone": errors.TryAgainError,
+    "guard-silent": errors.TryAgainError,
     "already-running": errors.RefusedError,
     "unsafe-directory": errors.UnsafeDirectoryError,
     "api-level-mismatch": errors.ApiLevelMismatchError,
@@ -66,6 +67,9 @@ class Fault:
     @property
     def is_passing(self) -> bool:
         """Whether the same call may succeed in a moment."""
+        if self.reason == "guard-silent":
+            # It took its time already: whoever asked decides whether to ask again.
+            return False
         return self.is_cut or self.code is grpc.StatusCode.UNAVAILABLE
 
     @property

@@ -32,6 +32,21 @@ _OPTIONS = (
         help="Add a variable to the environment, which is that of this shell.",
     ),
     click.option("--mem", type=SIZE, metavar="SIZE", help="The job's own memory limit, as 16G."),
+    click.option(
+        "--mem-action",
+        type=click.Choice(("kill", "pause", "warn")),
+        help="What the guard does when it is over --mem; else kill.",
+    ),
+    click.option(
+        "--preemptible", is_flag=True, help="The first to go when the host's memory runs out."
+    ),
+    click.option(
+        "--requeue",
+        type=click.IntRange(0, 100),
+        default=0,
+        metavar="N",
+        help="Start it again after the guard has ended it, N times at most.",
+    ),
     click.option("--timeout", type=DURATION, metavar="TIME", help="Stop it after this, as 8h."),
     click.option(
         "--grace", type=DURATION, metavar="TIME", help="Between SIGTERM and SIGKILL, as 10s."

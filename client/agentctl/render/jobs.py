@@ -27,6 +27,16 @@ _COLUMNS = (
     Column("COMMAND"),
 )
 
+#: With a reason the end of a line is the reason's.
+_COLUMNS_WITH_REASON = (
+    Column("ID", right=True),
+    Column("NAME", yields=True, share=5),
+    Column("STATE"),
+    Column("TIME", right=True),
+    Column("COMMAND", yields=True, share=4),
+    Column("REASON"),
+)
+
 _STYLES = {
     JobState.QUEUED: "cyan",
     JobState.STARTING: "cyan",
@@ -125,20 +135,31 @@ def time_text(job: Job, now: datetime) -> str:
 
 def job_table(jobs: Sequence[Job], now: datetime, palette: Palette, width: int | None) -> list[str]:
     """Return the lines of a table of jobs; `width` None leaves commands whole. Pure."""
-    rows = [
-        (
-            Cell(str(job.id)),
-            Cell(printable(job.name or "-")),
-            Cell(state_text(job), state_style(job)),
-            Cell(time_text(job, now)),
-            Cell(command_text(job.argv)),
-        )
-        for job in jobs
-    ]
+    with_reason = any(job.reason for job in jobs)
+    rows = [_row(job, now, with_reason=with_reason) for job in jobs]
+    columns = _COLUMNS_WITH_REASON if with_reason else _COLUMNS
     return [
         join([palette.paint(cell.text, cell.style) for cell in row])
-        for row in layout(_COLUMNS, rows, width)
+        for row in layout(columns, rows, width)
     ]
+
+
+def _row(job: Job, now: datetime, *, with_reason: bool) -> list[Cell]:
+    row = [
+        Cell(str(job.id)),
+        Cell(printable(job.name or "-")),
+        Cell(state_text(job), state_style(job)),
+        Cell(time_text(job, now)),
+        Cell(command_text(job.argv)),
+    ]
+    return [*row, Cell(_short_reason(job))] if with_reason else row
+
+
+def _short_reason(job: Job) -> str:
+    """Return the reason without what stands in the column STATE already. Pure."""
+    reason = printable(job.reason or "").removeprefix("stopped by the guard: ")
+    who, colon, why = reason.partition(" by the guard: ")
+    return f"guard: {why}" if colon and who == job.state.value else reason
 
 
 def pairs_text(pairs: Iterable[tuple[str, str]], palette: Palette) -> list[str]:
@@ -167,7 +188,9 @@ def job_block(job: Job, directory: str, now: datetime, palette: Palette) -> list
         ("time", time_text(job, now) if job.started_at else ""),
         ("pid", f"{job.pid} (shim {job.shim_pid or 'none'})" if job.pid else ""),
         ("still running", ", ".join(map(str, job.surviving_pids))),
-        ("memory limit", _size(job.mem_limit_bytes)),
+        ("memory limit", _limit_text(job)),
+        ("preemptible", "the first to go when memory runs out" if job.preemptible else ""),
+        ("requeue", _requeue_text(job)),
         ("memory", _size(job.memory_bytes)),
         ("peak memory", _size(job.peak_memory_bytes)),
         ("cpu time", "" if job.cpu_s is None else f"{job.cpu_s:.2f}s"),
@@ -184,6 +207,23 @@ def _state_sentence(job: Job) -> str:
     if job.state is JobState.STOPPING and job.cause is not None:
         text += f" ({job.cause})"
     return text
+
+
+def _limit_text(job: Job) -> str:
+    if job.mem_limit_bytes is None:
+        return ""
+    return f"{format_size(job.mem_limit_bytes)}, then {job.mem_action or 'kill'}"
+
+
+def _requeue_text(job: Job) -> str:
+    if not job.requeue_limit:
+        return ""
+    parts = [f"{job.requeue_count} of {job.requeue_limit} used"]
+    if job.requeue_of is not None:
+        parts.append(f"this is job {job.requeue_of} again")
+    if job.requeued_as is not None:
+        parts.append(f"goes on as job {job.requeued_as}")
+    return ", ".join(parts)
 
 
 def _moment(moment: datetime | None, now: datetime) -> str:
@@ -242,4 +282,7 @@ def end_line(job: Job) -> str:
     if job.state is JobState.LOST:
         why = printable(job.reason or "nobody saw its end")
         return f"job {job.id} is lost, its exit status is unknown: {why}"
+    if job.cause is Cause.GUARD and job.reason:
+        how = job.signal or f"exited {job.exit_code}"
+        return f"job {job.id}: {how}, {printable(job.reason)}"
     return f"job {job.id}: {_state_sentence(job)}"

@@ -30,6 +30,8 @@ class Column(NamedTuple):
     right: bool = False
     #: Whether its cells may be cut on a terminal, and run over off one, rather than widen it.
     yields: bool = False
+    #: On a terminal it then takes one part in so many of the width.
+    share: int = _SHARE
 
 
 def printable(text: str) -> str:
@@ -78,10 +80,11 @@ def layout(
     """Return padded rows, titles first, the last column cut to `width` columns in all. Pure."""
     grid = [[Cell(column.title, "bold") for column in columns], *(list(row) for row in rows)]
     if width is not None:
-        widest = max(_NARROWEST, width // _SHARE)
         grid = [
             [
-                Cell(cut(cell.text, widest), cell.style) if column.yields else cell
+                Cell(cut(cell.text, max(_NARROWEST, width // column.share)), cell.style)
+                if column.yields
+                else cell
                 for cell, column in zip(row, columns, strict=True)
             ]
             for row in grid

@@ -21,6 +21,26 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _MemAction:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MemActionEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MemAction.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MEM_ACTION_UNSPECIFIED: _MemAction.ValueType  # 0
+    MEM_ACTION_KILL: _MemAction.ValueType  # 1
+    MEM_ACTION_PAUSE: _MemAction.ValueType  # 2
+    MEM_ACTION_WARN: _MemAction.ValueType  # 3
+
+class MemAction(_MemAction, metaclass=_MemActionEnumTypeWrapper):
+    """What the guard does about a job that is over its own memory limit."""
+
+MEM_ACTION_UNSPECIFIED: MemAction.ValueType  # 0
+MEM_ACTION_KILL: MemAction.ValueType  # 1
+MEM_ACTION_PAUSE: MemAction.ValueType  # 2
+MEM_ACTION_WARN: MemAction.ValueType  # 3
+global___MemAction = MemAction
+
 class _OutputKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -137,6 +157,9 @@ class JobSpec(google.protobuf.message.Message):
     MEM_LIMIT_BYTES_FIELD_NUMBER: builtins.int
     LOG_RETENTION_BYTES_FIELD_NUMBER: builtins.int
     RESOURCE_LIMITS_FIELD_NUMBER: builtins.int
+    MEM_ACTION_FIELD_NUMBER: builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: builtins.int
+    REQUEUE_LIMIT_FIELD_NUMBER: builtins.int
     cwd: builtins.bytes
     """Absolute working directory on the host."""
     name: builtins.str
@@ -149,6 +172,12 @@ class JobSpec(google.protobuf.message.Message):
     """The job's own memory limit in bytes. Unset: none."""
     log_retention_bytes: builtins.int
     """How much log is kept on disk for each stream. Unset: the agent's default."""
+    mem_action: global___MemAction.ValueType
+    """What happens when the job is over its memory limit; only with one. Unset: it is ended."""
+    preemptible: builtins.bool
+    """Whether it is the first to go when the host runs out of memory."""
+    requeue_limit: builtins.int
+    """How often the job is submitted again, in all, after the guard has ended it."""
     @property
     def argv(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The program and its arguments; never empty, no NUL byte."""
@@ -200,9 +229,12 @@ class JobSpec(google.protobuf.message.Message):
         mem_limit_bytes: builtins.int | None = ...,
         log_retention_bytes: builtins.int | None = ...,
         resource_limits: collections.abc.Iterable[global___ResourceLimit] | None = ...,
+        mem_action: global___MemAction.ValueType = ...,
+        preemptible: builtins.bool = ...,
+        requeue_limit: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "files", b"files", "grace", b"grace", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "output", b"output", "split", b"split", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "resource_limits", b"resource_limits", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "preemptible", b"preemptible", "requeue_limit", b"requeue_limit", "resource_limits", b"resource_limits", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_retention_bytes", b"_log_retention_bytes"]) -> typing.Literal["log_retention_bytes"] | None: ...
     @typing.overload
@@ -364,6 +396,12 @@ class Job(google.protobuf.message.Message):
     LOG_BYTES_FIELD_NUMBER: builtins.int
     OUTPUT_KIND_FIELD_NUMBER: builtins.int
     EVENT_SEQ_FIELD_NUMBER: builtins.int
+    MEM_ACTION_FIELD_NUMBER: builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: builtins.int
+    REQUEUE_LIMIT_FIELD_NUMBER: builtins.int
+    REQUEUE_COUNT_FIELD_NUMBER: builtins.int
+    REQUEUE_OF_FIELD_NUMBER: builtins.int
+    REQUEUED_AS_FIELD_NUMBER: builtins.int
     QUEUED_FIELD_NUMBER: builtins.int
     STARTING_FIELD_NUMBER: builtins.int
     RUNNING_FIELD_NUMBER: builtins.int
@@ -382,6 +420,16 @@ class Job(google.protobuf.message.Message):
     """Which output the job was given."""
     event_seq: builtins.int
     """The event that led to this state; a watcher may resume after it."""
+    mem_action: global___MemAction.ValueType
+    """Unspecified: the job has no memory limit."""
+    preemptible: builtins.bool
+    requeue_limit: builtins.int
+    requeue_count: builtins.int
+    """How many requeues led to this job."""
+    requeue_of: builtins.int
+    """The job this one was requeued from, if any."""
+    requeued_as: builtins.int
+    """The job it was requeued as, if it was."""
     @property
     def argv(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     @property
@@ -417,6 +465,12 @@ class Job(google.protobuf.message.Message):
         log_bytes: builtins.int = ...,
         output_kind: global___OutputKind.ValueType = ...,
         event_seq: builtins.int = ...,
+        mem_action: global___MemAction.ValueType = ...,
+        preemptible: builtins.bool = ...,
+        requeue_limit: builtins.int = ...,
+        requeue_count: builtins.int = ...,
+        requeue_of: builtins.int | None = ...,
+        requeued_as: builtins.int | None = ...,
         queued: global___Queued | None = ...,
         starting: global___Starting | None = ...,
         running: global___Running | None = ...,
@@ -426,10 +480,14 @@ class Job(google.protobuf.message.Message):
         start_failed: global___StartFailed | None = ...,
         lost: global___Lost | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "ended", b"ended", "lost", b"lost", "mem_limit_bytes", b"mem_limit_bytes", "paused", b"paused", "queued", b"queued", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "argv", b"argv", "cwd", b"cwd", "ended", b"ended", "event_seq", b"event_seq", "id", b"id", "labels", b"labels", "log_bytes", b"log_bytes", "lost", b"lost", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "output_kind", b"output_kind", "paused", b"paused", "queued", b"queued", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "ended", b"ended", "lost", b"lost", "mem_limit_bytes", b"mem_limit_bytes", "paused", b"paused", "queued", b"queued", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "argv", b"argv", "cwd", b"cwd", "ended", b"ended", "event_seq", b"event_seq", "id", b"id", "labels", b"labels", "log_bytes", b"log_bytes", "lost", b"lost", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "output_kind", b"output_kind", "paused", b"paused", "preemptible", b"preemptible", "queued", b"queued", "requeue_count", b"requeue_count", "requeue_limit", b"requeue_limit", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes"]) -> typing.Literal["mem_limit_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_requeue_of", b"_requeue_of"]) -> typing.Literal["requeue_of"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_requeued_as", b"_requeued_as"]) -> typing.Literal["requeued_as"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["state", b"state"]) -> typing.Literal["queued", "starting", "running", "paused", "stopping", "ended", "start_failed", "lost"] | None: ...
 
@@ -485,8 +543,11 @@ class Paused(google.protobuf.message.Message):
     STARTED_AT_FIELD_NUMBER: builtins.int
     LEADER_PID_FIELD_NUMBER: builtins.int
     SHIM_PID_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     leader_pid: builtins.int
     shim_pid: builtins.int
+    reason: builtins.str
+    """Why the guard has paused it, one line; empty: the user did."""
     @property
     def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -495,9 +556,10 @@ class Paused(google.protobuf.message.Message):
         started_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         leader_pid: builtins.int = ...,
         shim_pid: builtins.int = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["leader_pid", b"leader_pid", "shim_pid", b"shim_pid", "started_at", b"started_at"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leader_pid", b"leader_pid", "reason", b"reason", "shim_pid", b"shim_pid", "started_at", b"started_at"]) -> None: ...
 
 global___Paused = Paused
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentapi.v1 import job_pb2
 from agentctl.api.draft import Draft, current_umask, to_wire
 from agentctl.errors import InvalidSpecError
 
@@ -72,6 +73,17 @@ def test_units_arrive_as_bytes_and_durations() -> None:
     assert spec.log_retention_bytes == 1 << 20
 
 
+def test_what_the_guard_may_do_is_told() -> None:
+    """The action, who goes first, how often it may come again."""
+    spec = to_wire(Draft(["true"], mem="16GB", mem_action="warn", preemptible=True, requeue=3))
+    assert spec.mem_limit_bytes == 16_000_000_000
+    assert spec.mem_action == job_pb2.MEM_ACTION_WARN
+    assert (spec.preemptible, spec.requeue_limit) == (True, 3)
+    plain = to_wire(Draft(["true"], mem=4 << 20))
+    assert plain.mem_action == job_pb2.MEM_ACTION_UNSPECIFIED
+    assert (plain.preemptible, plain.requeue_limit) == (False, 0)
+
+
 def test_what_was_not_asked_for_is_unset() -> None:
     """The agent's defaults are the agent's."""
     spec = to_wire(Draft(["true"]))
@@ -95,6 +107,19 @@ def test_what_was_not_asked_for_is_unset() -> None:
         ({"mem": 1.5}, "mem"),
         ({"mem": True}, "mem"),
         ({"mem": "999999P"}, "mem"),
+        ({"mem": "1G", "mem_action": "stop"}, "mem_action: 'stop' is none of kill, pause, warn"),
+        ({"mem_action": "kill"}, "mem_action: there is no limit"),
+        ({"mem": (4 << 20) - 1}, "mem: 4194303 is out of range; from 4 MiB"),
+        ({"mem": -1}, "mem"),
+        ({"mem": "-1G"}, "mem"),
+        ({"mem": "nan"}, "mem"),
+        ({"mem": float("nan")}, "mem"),
+        ({"mem": "16GBB"}, "16GB"),
+        ({"requeue": -1}, "requeue"),
+        ({"requeue": 101}, "requeue: 101 is out of range"),
+        ({"requeue": 1.0}, "requeue"),
+        ({"requeue": True}, "requeue"),
+        ({"preemptible": "yes"}, "preemptible"),
         ({"retain": "1"}, "retain"),
         ({"timeout": 0}, "timeout"),
         ({"timeout": -1}, "timeout"),

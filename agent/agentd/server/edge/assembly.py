@@ -5,10 +5,12 @@ from __future__ import annotations
 import grpc
 
 from agentapi.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from agentapi.v1.guard_service_pb2_grpc import add_GuardServiceServicer_to_server
 from agentapi.v1.job_service_pb2_grpc import add_JobServiceServicer_to_server
 from agentd.paths import Paths
 from agentd.server.config import ConfigFile
 from agentd.server.edge.agentservice import AgentService
+from agentd.server.edge.guardservice import GuardService
 from agentd.server.edge.interceptor import EdgeInterceptor, Gate
 from agentd.server.edge.jobservice import JobService
 from agentd.server.edge.listener import Listener
@@ -22,9 +24,11 @@ def make_listener(
     """Return what serves every RPC of the agent; nothing is published yet."""
     jobs = JobService(paths, supervisor, logs)
     agent = AgentService(paths, supervisor, config)
+    guard = GuardService(supervisor)
 
     def register(server: grpc.aio.Server) -> None:
         add_JobServiceServicer_to_server(jobs, server)
         add_AgentServiceServicer_to_server(agent, server)
+        add_GuardServiceServicer_to_server(guard, server)
 
     return Listener(paths, EdgeInterceptor(gate), register)

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from agentapi.v1 import job_pb2, job_service_pb2
 from agentd.core import job as core
+from agentd.core.guard.model import MemAction
 from agentd.core.job import Cause
 from agentd.core.units import MAX_DURATION_S
 from agentd.errors import InvalidSpecError
@@ -32,7 +33,7 @@ from agentd.server.runtime.logfollow import (
     TimedChunk,
 )
 from agentd.server.runtime.logs import Gap, GapReason
-from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery
+from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary
 
 _NS = 1_000_000_000
 
@@ -66,6 +67,13 @@ OUTPUT_KINDS = MappingProxyType(
         core.TerminalOutput: job_pb2.OUTPUT_KIND_TERMINAL,
     }
 )
+MEM_ACTIONS = MappingProxyType(
+    {
+        MemAction.KILL: job_pb2.MEM_ACTION_KILL,
+        MemAction.PAUSE: job_pb2.MEM_ACTION_PAUSE,
+        MemAction.WARN: job_pb2.MEM_ACTION_WARN,
+    }
+)
 GAP_REASONS = MappingProxyType(
     {
         GapReason.RETENTION: job_service_pb2.GAP_REASON_RETENTION,
@@ -97,11 +105,23 @@ def draft(request: job_service_pb2.SubmitJobRequest) -> JobDraft:
         stdin_path=os.fsdecode(spec.stdin_path) if spec.stdin_path else None,
         umask=spec.umask if spec.HasField("umask") else None,
         mem_limit_bytes=spec.mem_limit_bytes if spec.HasField("mem_limit_bytes") else None,
+        mem_action=_mem_action(spec.mem_action),
+        preemptible=spec.preemptible,
+        requeue_limit=spec.requeue_limit,
         log_retention_bytes=(
             spec.log_retention_bytes if spec.HasField("log_retention_bytes") else None
         ),
         resource_limits={limit.name: _limits(limit) for limit in spec.resource_limits},
     )
+
+
+def _mem_action(value: int) -> MemAction | None:
+    if value == job_pb2.MEM_ACTION_UNSPECIFIED:
+        return None
+    for action, known in MEM_ACTIONS.items():
+        if known == value:
+            return action
+    raise InvalidSpecError(f"mem_action: {value} is no action this agent knows")
 
 
 def _limits(limit: job_pb2.ResourceLimit) -> tuple[int, int]:
@@ -240,7 +260,7 @@ def event(happened: Event, log_bytes: int) -> job_pb2.JobEvent:
     )
 
 
-def job(info: JobInfo, log_bytes: int) -> job_pb2.Job:
+def job(info: JobInfo, log_bytes: int, pause_reason: str = "") -> job_pb2.Job:
     """Return a job; `log_bytes` is the logical end of its log."""
     spec = info.spec
     message = job_pb2.Job(
@@ -254,9 +274,23 @@ def job(info: JobInfo, log_bytes: int) -> job_pb2.Job:
         log_bytes=log_bytes,
         output_kind=OUTPUT_KINDS[type(spec.output)],
         event_seq=info.event_seq,
+        mem_action=_action_of(spec),
+        preemptible=spec.preemptible,
+        requeue_limit=spec.requeue_limit,
+        requeue_count=spec.requeue_count,
+        requeue_of=spec.requeue_of,
+        requeued_as=spec.requeued_as,
     )
     _set_state(message, info.state)
+    if pause_reason and isinstance(info.state, core.Paused):
+        message.paused.reason = wire_text(pause_reason)
     return message
+
+
+def _action_of(spec: JobSummary) -> job_pb2.MemAction.ValueType:
+    if spec.mem_limit_bytes is None:
+        return job_pb2.MEM_ACTION_UNSPECIFIED
+    return MEM_ACTIONS[spec.mem_action]
 
 
 def _encoded(texts: Iterable[str]) -> list[bytes]:

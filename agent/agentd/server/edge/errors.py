@@ -26,6 +26,7 @@ STATUS_CODES = MappingProxyType(
         "resource-exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "draining": grpc.StatusCode.UNAVAILABLE,
         "warden-gone": grpc.StatusCode.UNAVAILABLE,
+        "guard-silent": grpc.StatusCode.UNAVAILABLE,
         "already-running": grpc.StatusCode.ALREADY_EXISTS,
         "unsafe-directory": grpc.StatusCode.FAILED_PRECONDITION,
         "system-call": grpc.StatusCode.INTERNAL,

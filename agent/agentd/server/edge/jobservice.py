@@ -56,7 +56,7 @@ class JobService(JobServiceServicer):
         page = self._supervisor.list(convert.query(request))
         with_bytes = len(page.jobs) <= _LARGEST_PAGE_WITH_BYTES
         return pb.ListJobsResponse(
-            jobs=[self._job(info) if with_bytes else convert.job(info, 0) for info in page.jobs],
+            jobs=[self._job(info, with_bytes=with_bytes) for info in page.jobs],
             next_before_id=page.next_before_id,
         )
 
@@ -118,8 +118,9 @@ class JobService(JobServiceServicer):
             async for item in items:
                 yield convert.log_item(item)
 
-    def _job(self, info: JobInfo) -> job_pb2.Job:
-        return convert.job(info, self._log_bytes(info))
+    def _job(self, info: JobInfo, *, with_bytes: bool = True) -> job_pb2.Job:
+        size_bytes = self._log_bytes(info) if with_bytes else 0
+        return convert.job(info, size_bytes, self._supervisor.pause_reason(info))
 
     def _log_bytes(self, info: JobInfo) -> int:
         if isinstance(info.state, Queued | Starting):

@@ -17,7 +17,7 @@ from agentd.core.job import Ended, FinalState, JobSpec, Lost, StartFailed, State
 from agentd.core.lifecycle import LifeEvent
 from agentd.errors import DiskFullError, JobNotFoundError
 from agentd.server.runtime.events import Broadcast
-from agentd.server.runtime.model import JobInfo
+from agentd.server.runtime.model import JobInfo, JobSummary
 from agentd.server.runtime.store import Note, Store
 from agentd.system import clock
 
@@ -148,7 +148,7 @@ class Board:
         state, _retire = lifecycle.step(info.state, lifecycle.Recorded(final))
         note = Note(clock.wall_ns(), end_name(state), state, describe(state))
         try:
-            shown = self._store.record(info.spec, note)
+            shown = self._store.record(info.spec, note, ends=True)
         except DiskFullError:
             self._active[job_id] = JobInfo(info.spec, state, info.event_seq)
             self._broadcast.announce(job_id)
@@ -156,6 +156,35 @@ class Board:
         del self._active[job_id]
         self._broadcast.announce(job_id)
         return shown
+
+    def note(self, job_id: int, kind: str, detail: str, at_ns: int) -> JobInfo:
+        """Note something that leaves the job's state alone; also of a job that is over.
+
+        Raises:
+            JobNotFoundError: There is no such job.
+
+        """
+        info = self.get(job_id)
+        note = Note(at_ns, kind, info.state, detail)
+        if self.is_active(job_id):
+            return self._show(info, note, "")
+        try:
+            info = self._store.record(info.spec, note)
+        except DiskFullError as error:
+            _log.error("store.write_failed", job_id=job_id, error=str(error))
+        self._broadcast.announce(job_id)
+        return info
+
+    def settle_requeue(self, job: JobSummary, state: State, kind: str, detail: str) -> JobInfo:
+        """Note what became of the requeue a job that is over was owed.
+
+        Raises:
+            DiskFullError: There is no room; it is still owed.
+
+        """
+        info = self._store.settle_requeue(job, Note(clock.wall_ns(), kind, state, detail))
+        self._broadcast.announce(job.id)
+        return info
 
     def drop(self, job_id: int, keys: Sequence[str]) -> None:
         """Forget a job. Raises DiskFullError: nothing was forgotten."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any, get_args
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import (
     ActiveState,
     Cause,
@@ -102,6 +103,12 @@ def encode_summary(summary: JobSummary) -> str:
             "submitted_at_ns": summary.submitted_at_ns,
             "mem_limit_bytes": summary.mem_limit_bytes,
             "output": records.output_to_json(summary.output),
+            "mem_action": summary.mem_action,
+            "preemptible": summary.preemptible,
+            "requeue_limit": summary.requeue_limit,
+            "requeue_count": summary.requeue_count,
+            "requeue_of": summary.requeue_of,
+            "requeued_as": summary.requeued_as,
         }
     )
 
@@ -117,6 +124,8 @@ def decode_summary(job_id: int, text: str) -> JobSummary:
         body = json.loads(text)
         body["argv"] = tuple(body["argv"])
         body["output"] = records.output_from_json(body["output"])
+        if "mem_action" in body:
+            body["mem_action"] = MemAction(body["mem_action"])
         return JobSummary(id=job_id, **body)
     except (KeyError, TypeError, ValueError) as error:
         raise StoreCorruptError(f"the index holds a job that makes no sense: {error}") from error
@@ -133,4 +142,9 @@ def summary_of(spec: JobSpec) -> JobSummary:
         submitted_at_ns=spec.submitted_at_ns,
         mem_limit_bytes=spec.mem_limit_bytes,
         output=spec.output,
+        mem_action=spec.mem_action,
+        preemptible=spec.preemptible,
+        requeue_limit=spec.requeue_limit,
+        requeue_count=spec.requeue_count,
+        requeue_of=spec.requeue_of,
     )

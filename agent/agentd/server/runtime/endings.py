@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -20,6 +20,7 @@ from agentd.errors import AgentError, DiskFullError, RecordCorruptError
 from agentd.paths import Paths
 from agentd.server.runtime.board import Board, end_name
 from agentd.server.runtime.markers import remove_marker
+from agentd.server.runtime.model import JobInfo
 from agentd.system import clock, jobdir, process
 from agentd.system.crashpoint import reach
 from agentd.system.files import system_error
@@ -115,6 +116,8 @@ class Endings:
         self._waiting: dict[int, FinalState | None] = {}
         self._busy: frozenset[int] = frozenset()
         self._work = asyncio.Event()
+        #: Called with every end once it is indexed; must not wait.
+        self.on_end: Callable[[JobInfo], None] = lambda _info: None
 
     def add(self, job_id: int, proposed: FinalState | None = None) -> None:
         """Take in a job that is over: its exit record counts, else the proposed end."""
@@ -196,6 +199,7 @@ class Endings:
         reach("server.end.live_removed")
         if shown is not None:
             log_end(job_id, end)
+            self.on_end(shown)
 
     def _retry(self, job_id: int, proposed: FinalState | None, error: AgentError) -> None:
         _log.error("job.end_not_indexed", job_id=job_id, error=str(error), retry_s=RETRY_S)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import FileOutput, JobSpec, Output
 from agentd.paths import Paths
 from agentd.server.runtime.markers import make_marker
@@ -93,7 +94,12 @@ def fill_in(draft: JobDraft, defaults: Defaults, job_id: int) -> JobSpec:
         stdin_path=draft.stdin_path,
         umask=draft.umask,
         mem_limit_bytes=draft.mem_limit_bytes,
-        log_segment_bytes=defaults.log_segment_bytes,
+        mem_action=draft.mem_action or MemAction.KILL,
+        preemptible=draft.preemptible,
+        requeue_limit=draft.requeue_limit,
+        requeue_count=draft.requeue_count,
+        requeue_of=draft.requeue_of,
+        log_segment_bytes=draft.log_segment_bytes or defaults.log_segment_bytes,
         log_retention_bytes=draft.log_retention_bytes or defaults.log_retention_bytes,
         resource_limits=dict(draft.resource_limits),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from agentd.core.job import MergedOutput, Output, State
+from agentd.core.guard.model import MemAction
+from agentd.core.job import Cause, FinalState, MergedOutput, Output, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,17 @@ class JobSummary:
     submitted_at_ns: int
     mem_limit_bytes: int | None
     output: Output
+    mem_action: MemAction = MemAction.KILL
+    preemptible: bool = False
+    requeue_limit: int = 0
+    requeue_count: int = 0
+    requeue_of: int | None = None
+    #: The job it was submitted again as.
+    requeued_as: int | None = None
+
+    def owes_requeue(self, final: FinalState) -> bool:
+        """Say whether the job is to be submitted again after this end. Pure."""
+        return final.cause is Cause.GUARD and self.requeue_count < self.requeue_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +66,17 @@ class JobDraft:
     umask: int | None = None
     #: None: no limit.
     mem_limit_bytes: int | None = None
+    #: None: nothing was said; with a limit the job is then killed.
+    mem_action: MemAction | None = None
+    preemptible: bool = False
+    requeue_limit: int = 0
+    #: Of a requeue only: how many led to this job, and from which job it comes.
+    requeue_count: int = 0
+    requeue_of: int | None = None
     #: None: the agent's default.
     log_retention_bytes: int | None = None
+    #: None: the agent's default. No client asks for it; a requeue keeps its predecessor's.
+    log_segment_bytes: int | None = None
     #: Soft and hard limits by name, as in `JobSpec`.
     resource_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 

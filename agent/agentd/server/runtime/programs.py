@@ -29,7 +29,7 @@ def find_program(draft: JobDraft) -> str:
             status = os.stat(candidate)
         except OSError:
             continue
-        complaint = _complaint(candidate, status, draft.cwd)
+        complaint = complaint_about(candidate, status, draft.cwd)
         if not complaint:
             return candidate
         refused = refused or complaint
@@ -48,7 +48,7 @@ def _candidates(program: str, draft: JobDraft) -> Iterator[str]:
         yield os.path.join(draft.cwd, directory, program)
 
 
-def _complaint(path: str, status: os.stat_result, cwd: str) -> str:
+def complaint_about(path: str, status: os.stat_result, cwd: str) -> str:
     """Return why the file cannot be executed; empty: it can, as far as one can tell."""
     if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK, effective_ids=True):
         return f"{path!r} is not an executable file"

@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from agentd.core.describe import is_final
 from agentd.core.job import JobSpec, Queued, State
 from agentd.errors import RecordCorruptError, StoreCorruptError
 from agentd.paths import Paths
-from agentd.server.runtime import schema
-from agentd.server.runtime.store import Store, insert_job
+from agentd.server.runtime import requeuefile, schema
+from agentd.server.runtime.model import JobSummary
+from agentd.server.runtime.store import Store, insert_job, settle_debt
 from agentd.system import clock, jobdir
 from agentd.system.files import fsync_directory, system_error
 
@@ -129,13 +131,21 @@ def _insert(
         return False
     state = _state_of(directory, counts)
     try:
-        insert_job(connection, spec, state, seq)
+        info = insert_job(connection, spec, state, seq)
     except sqlite3.IntegrityError:
         # Two directories with one key: a copy made by hand. The key goes with the first.
-        insert_job(connection, replace(spec, idempotency_key=""), state, seq)
+        info = insert_job(connection, replace(spec, idempotency_key=""), state, seq)
+    if is_final(state) and info.spec.owes_requeue(state):
+        _settle_requeue(connection, info.spec, directory)
     counts.jobs += 1
     counts.active += isinstance(state, Queued)
     return True
+
+
+def _settle_requeue(connection: sqlite3.Connection, job: JobSummary, directory: str) -> None:
+    settlement = requeuefile.read(directory)
+    if settlement is not None:
+        settle_debt(connection, replace(job, requeued_as=settlement.requeued_as))
 
 
 def _spec_of(job_id: int, directory: str, counts: Counts) -> JobSpec | None:

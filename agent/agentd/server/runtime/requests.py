@@ -46,8 +46,7 @@ class Requests:
         for command in commands:
             match command:
                 case lifecycle.AskLaunch():
-                    output = self._board.get(job_id).spec.output
-                    self._link.send(contract.Launch(job_id, OUTPUT_KINDS[type(output)]))
+                    self._link.send(self._launch_of(job_id))
                 case lifecycle.AskStop():
                     self._link.send(contract.Stop(job_id, command.grace_s, command.cause))
                 case lifecycle.AskSignal():
@@ -59,6 +58,17 @@ class Requests:
                 case lifecycle.WriteExit() | lifecycle.Retire():
                     # Ends go through `Endings`, never through `Board.advance`.
                     raise AssertionError(command)
+
+    def _launch_of(self, job_id: int) -> contract.Launch:
+        spec = self._board.get(job_id).spec
+        return contract.Launch(
+            job_id,
+            OUTPUT_KINDS[type(spec.output)],
+            mem_limit_bytes=spec.mem_limit_bytes or 0,
+            mem_action=spec.mem_action,
+            preemptible=spec.preemptible,
+            grace_s=self._store.grace_s(job_id),
+        )
 
     def _request(self, job_id: int, event: lifecycle.LifeEvent, verb: str, key: str) -> JobInfo:
         try:

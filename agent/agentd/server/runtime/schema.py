@@ -13,7 +13,7 @@ import sqlite3
 from agentd.errors import AgentError, DiskFullError, StoreCorruptError
 
 #: Raised whenever an older program could not use the tables.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # What SQLite reports when the file is not what it wrote (https://www.sqlite.org/rescode.html).
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -63,10 +63,22 @@ CREATE TABLE done_keys (
     key TEXT NOT NULL UNIQUE,
     job_id INTEGER NOT NULL
 );
+CREATE TABLE requeues_owed (
+    job_id INTEGER PRIMARY KEY
+);
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
+"""
+
+#: Version 1 knew no requeue: the summaries' new fields have defaults.
+_BEFORE_REQUEUES = 1
+_ADD_REQUEUES = """
+BEGIN;
+CREATE TABLE IF NOT EXISTS requeues_owed (job_id INTEGER PRIMARY KEY);
+PRAGMA user_version = 2;
+COMMIT;
 """
 
 
@@ -122,6 +134,9 @@ def open_checked(path: str) -> sqlite3.Connection:
 def _check_version(connection: sqlite3.Connection, path: str) -> None:
     # Before anything writes: an empty file is evidence, and becoming WAL gives it a header.
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == _BEFORE_REQUEUES:
+        connection.executescript(_ADD_REQUEUES)
+        version = SCHEMA_VERSION
     if version > SCHEMA_VERSION:
         raise AgentError(
             f"{path} was made by a newer agent (schema {version}, this one knows "

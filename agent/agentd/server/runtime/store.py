@@ -98,7 +98,22 @@ def insert_job(connection: sqlite3.Connection, spec: JobSpec, state: State, seq:
     )
     for key, value in spec.labels.items():
         connection.execute(_INSERT_LABEL, (key, value, spec.id))
+    note_debt(connection, info.spec, state)
     return info
+
+
+def note_debt(connection: sqlite3.Connection, job: JobSummary, state: State) -> None:
+    """Remember that the job is to be requeued if it is, inside the caller's transaction."""
+    if is_final(state) and job.requeued_as is None and job.owes_requeue(state):
+        connection.execute("INSERT OR IGNORE INTO requeues_owed VALUES (?)", (job.id,))
+
+
+def settle_debt(connection: sqlite3.Connection, job: JobSummary) -> None:
+    """Forget that the job is to be requeued, and keep what it was requeued as."""
+    connection.execute("DELETE FROM requeues_owed WHERE job_id = ?", (job.id,))
+    connection.execute(
+        "UPDATE jobs SET summary = ? WHERE id = ?", (codec.encode_summary(job), job.id)
+    )
 
 
 def _ignore_damage(_error: StoreCorruptError) -> None:
@@ -196,8 +211,11 @@ class Store:
         self._tail.extend(events)
         return events[-1].job
 
-    def record(self, job: JobSummary, note: Note, key: str = "") -> JobInfo:
+    def record(self, job: JobSummary, note: Note, key: str = "", *, ends: bool = False) -> JobInfo:
         """Note an event and the state it led to, and the key it was asked under.
+
+        With `ends` this event is the job's end; in the same transaction it becomes owed that
+        the job is requeued, if that was asked for.
 
         Raises:
             DiskFullError: There is no room; nothing was noted.
@@ -210,8 +228,49 @@ class Store:
             update = _FINISH_JOB if is_final(note.state) else _UPDATE_JOB
             connection.execute(update, (*encoded, event.seq, job.id))
             self._insert_key(key, job.id)
+            if ends:
+                note_debt(connection, job, note.state)
         self._tail.append(event)
         return event.job
+
+    def settle_requeue(self, job: JobSummary, note: Note) -> JobInfo:
+        """Note what became of an owed requeue; `job` holds what it was requeued as, if it was.
+
+        Raises:
+            DiskFullError: There is no room; it is still owed.
+            StoreCorruptError: The index is damaged.
+
+        """
+        with self._transaction() as connection:
+            encoded = _encoded(note.state)
+            event = self._insert_event(job, note, encoded)
+            connection.execute(_UPDATE_JOB, (*encoded, event.seq, job.id))
+            settle_debt(connection, job)
+        self._tail.append(event)
+        return event.job
+
+    def requeues_owed(self) -> list[int]:
+        """Return the jobs that are to be requeued, oldest first."""
+        with self.translated():
+            rows = self._connection.execute("SELECT job_id FROM requeues_owed ORDER BY job_id")
+            return [job_id for (job_id,) in rows]
+
+    def has_event(self, job_id: int, event: str, at_ns: int) -> bool:
+        """Say whether this very event of the job was noted before."""
+        query = "SELECT 1 FROM events WHERE job_id = ? AND event = ? AND at_ns = ?"
+        with self.translated():
+            return self._connection.execute(query, (job_id, event, at_ns)).fetchone() is not None
+
+    def last_of(self, job_id: int, events: Sequence[str]) -> tuple[str, str] | None:
+        """Return name and detail of the job's newest event with one of these names."""
+        marks = ", ".join("?" * len(events))
+        query = (
+            "SELECT event, detail FROM events INDEXED BY events_by_job"  # noqa: S608  # values are bound
+            f" WHERE job_id = ? AND event IN ({marks}) ORDER BY seq DESC LIMIT 1"
+        )
+        with self.translated():
+            row = self._connection.execute(query, (job_id, *events)).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
 
     def remove(self, info: JobInfo, note: Note, keys: Sequence[str]) -> None:
         """Drop the job and its events but for the last, and keep the keys it was asked under.
@@ -224,7 +283,11 @@ class Store:
         job_id = info.spec.id
         with self._transaction() as connection:
             row = connection.execute("SELECT key FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            for table in ("DELETE FROM labels", "DELETE FROM events"):
+            for table in (
+                "DELETE FROM labels",
+                "DELETE FROM events",
+                "DELETE FROM requeues_owed",
+            ):
                 connection.execute(f"{table} WHERE job_id = ?", (job_id,))
             connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
             summary = codec.encode_summary(info.spec)

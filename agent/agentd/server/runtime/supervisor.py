@@ -16,17 +16,23 @@ from enum import Enum
 import structlog
 
 from agentd.core import contract, lifecycle
+from agentd.core.guard.model import GuardPolicy
+from agentd.core.job import Paused
 from agentd.errors import AgentError, StoreCorruptError, WardenGoneError
 from agentd.paths import Paths
 from agentd.server.runtime import listing, recover
-from agentd.server.runtime.board import Board
+from agentd.server.runtime.backstop import Backstop
+from agentd.server.runtime.board import Board, end_name
 from agentd.server.runtime.endings import Endings
 from agentd.server.runtime.events import Broadcast, Change
+from agentd.server.runtime.guarddesk import GuardDesk
+from agentd.server.runtime.hooks import Hooks, HooksConfig
 from agentd.server.runtime.messages import event_of, proposed_end
 from agentd.server.runtime.model import Defaults, Event, JobDraft, JobInfo, JobPage, JobQuery
 from agentd.server.runtime.rebuild import open_store
 from agentd.server.runtime.removal import Removals
 from agentd.server.runtime.requests import Requests
+from agentd.server.runtime.requeue import Requeues
 from agentd.server.runtime.store import Store
 from agentd.server.runtime.submits import Submits
 from agentd.server.runtime.wardenlink import WardenLink, open_link
@@ -59,6 +65,7 @@ class Supervisor:
         link: WardenLink,
         hello: contract.Hello,
         defaults: Defaults,
+        hooks: HooksConfig = HooksConfig(),  # noqa: B008  # frozen
     ) -> None:
         """Take over index and link; see `open`."""
         self.warden_pid = hello.warden_pid
@@ -73,12 +80,25 @@ class Supervisor:
         self._submits = Submits(paths, store, self._board, perform, defaults)
         self._removals = Removals(paths, store, self._board, lambda: self._submits.highest_id)
         self._recovery = recover.Recovery(paths, store, self._board, self._endings, perform)
+        self._hooks = Hooks(paths.log_dir, hooks)
+        self._guard = GuardDesk(store, self._board, link, self._hooks)
+        self._requeues = Requeues(
+            paths, store, self._board, self._submits.submit, self._guard.is_memory_back
+        )
+        self._endings.on_end = self._note_end
+        self._backstop = Backstop(link.send)
         self._looking_again: asyncio.Task[None] | None = None
         self._damage: asyncio.Future[LinkEnd] = asyncio.get_running_loop().create_future()
         store.on_damage = self._note_damage
 
     @classmethod
-    async def open(cls, paths: Paths, warden_fd: int, defaults: Defaults) -> Supervisor:
+    async def open(
+        cls,
+        paths: Paths,
+        warden_fd: int,
+        defaults: Defaults,
+        hooks: HooksConfig = HooksConfig(),  # noqa: B008  # frozen
+    ) -> Supervisor:
         """Open the index, read the warden's Hello and find out what became of every job.
 
         Raises:
@@ -92,7 +112,9 @@ class Supervisor:
             hello = await link.receive()
             if not isinstance(hello, contract.Hello):
                 raise WardenGoneError("the warden went away before it said Hello")
-            supervisor = cls(paths, store, link, hello, defaults)
+            supervisor = cls(paths, store, link, hello, defaults, hooks)
+            # Before the first launch: a job enters its cgroup when it begins, or never.
+            await supervisor._backstop.install(hello.spawner_pid, hello.cgroup)
             await supervisor._recover(paths, hello)
         except AgentError as error:
             if isinstance(error, StoreCorruptError):
@@ -109,8 +131,13 @@ class Supervisor:
         views = {view.job_id: view for view in hello.jobs}
         waiting = await self._recovery.run(inventory, views)
         await self._endings.work_off()
+        self._requeues.take_up()
         if waiting:
             self._looking_again = asyncio.create_task(self._recovery.look_again(waiting))
+
+    def _note_end(self, info: JobInfo) -> None:
+        self._requeues.add(info)
+        self._hooks.ended(info, end_name(info.state))
 
     def _note_damage(self, error: StoreCorruptError) -> None:
         if not self._damage.done():
@@ -134,6 +161,7 @@ class Supervisor:
         """
         receiving = asyncio.create_task(self._receive())
         indexing = asyncio.create_task(self._endings.run())
+        requeueing = asyncio.create_task(self._requeues.run())
         try:
             ended, _ = await asyncio.wait(
                 (receiving, indexing, self._damage), return_when=asyncio.FIRST_COMPLETED
@@ -147,15 +175,21 @@ class Supervisor:
             return why
         finally:
             self._submits.is_closing = self._removals.is_closing = True
-            for task in (receiving, indexing):
+            tasks = (receiving, indexing, requeueing)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(receiving, indexing, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         """Finish what is under way, 2 s at most, and let go of everything."""
+        self._backstop.close()
         if self._looking_again is not None:
             self._looking_again.cancel()
-        await asyncio.gather(self._submits.close(CLOSE_S), self._removals.close(CLOSE_S))
+        await asyncio.gather(
+            self._submits.close(CLOSE_S),
+            self._removals.close(CLOSE_S),
+            asyncio.to_thread(self._hooks.close, CLOSE_S),
+        )
         self._endings.close()
         await self._link.close()
         self._store.close()
@@ -179,6 +213,8 @@ class Supervisor:
             if self._board.is_active(message.job_id):
                 self._endings.add(message.job_id)
             return
+        if self._take_of_guard(message):
+            return
         if isinstance(message, contract.JobStarted):
             reach("server.started.received")
         if isinstance(message, contract.Refused):
@@ -199,6 +235,18 @@ class Supervisor:
             return
         self._board.advance(job_id, event, self._requests.perform)
 
+    def _take_of_guard(self, message: contract.Message) -> bool:
+        match message:
+            case contract.GuardNotice():
+                self._guard.take_notice(message)
+            case contract.GuardReport():
+                self._guard.take_report(message)
+            case contract.SpawnerStarted():
+                self._backstop.install_later(message.spawner_pid)
+            case _:
+                return False
+        return True
+
     async def submit(self, draft: JobDraft) -> JobInfo:
         """Accept a job and have it launched. The same key is the same job, restarts included.
 
@@ -214,6 +262,28 @@ class Supervisor:
     def set_defaults(self, defaults: Defaults) -> None:
         """Use other defaults from the next submit on."""
         self._submits.defaults = defaults
+
+    def set_hooks(self, hooks: HooksConfig) -> None:
+        """Run other hooks from the next end or guard's act on."""
+        self._hooks.config = hooks
+
+    def set_guard(self, policy: GuardPolicy) -> None:
+        """Have the guard follow this policy from now on. Raises WardenGoneError."""
+        self._guard.apply(policy)
+
+    async def guard_report(self) -> contract.GuardReport:
+        """Return the guard's view of host and jobs.
+
+        Raises:
+            GuardSilentError: The warden does not answer within 2 s.
+            WardenGoneError: It is gone.
+
+        """
+        return await self._guard.report()
+
+    def pause_reason(self, info: JobInfo) -> str:
+        """Return why the guard has paused this job; "": it is not paused, or by the user."""
+        return self._guard.pause_reason(info) if isinstance(info.state, Paused) else ""
 
     def get(self, job_id: int) -> JobInfo:
         """Return one job. Raises JobNotFoundError."""
@@ -246,6 +316,7 @@ class Supervisor:
         """Have the whole tree stopped. None: with the job's own grace.
 
         What a lost job left behind is stopped too. Returns at once, with the job stopping.
+        A job that the guard has ended and that waits to be requeued will not be.
 
         Raises:
             JobNotFoundError: There is no such job.
@@ -254,6 +325,10 @@ class Supervisor:
             WardenGoneError: Nobody can pass it on; try again.
 
         """
+        cancelled = await self._requeues.cancel(job_id, "stopped by the user")
+        if cancelled is not None:
+            self._board.remember(key, job_id)
+            return cancelled
         return await self._requests.stop(job_id, grace_s, key)
 
     async def signal(self, job_id: int, signal_number: int, key: str) -> JobInfo:
@@ -299,4 +374,9 @@ class Supervisor:
             SystemCallError: The directory cannot be removed; try again.
 
         """
-        await self._removals.remove(job_id, key)
+        place = self._requeues.hold(job_id)
+        try:
+            await self._removals.remove(job_id, key)
+        except AgentError:
+            self._requeues.restore(job_id, place)
+            raise

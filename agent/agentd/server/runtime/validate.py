@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from agentd.core.job import FileOutput, TerminalOutput
 from agentd.errors import InvalidSpecError
+from agentd.server.runtime import hostmemory
 from agentd.server.runtime.model import JobDraft
 from agentd.server.runtime.programs import find_program
 
@@ -25,7 +26,9 @@ MAX_STRING_BYTES = 131_072
 MAX_TOTAL_BYTES = 6 << 20
 MAX_SECONDS = 10 * 365 * 86_400
 MAX_SIZE_BYTES = 1 << 60
-MIN_MEM_LIMIT_BYTES = 1 << 20
+#: An empty process needs this much (a static one less, an interpreter more).
+MIN_MEM_LIMIT_BYTES = 4 << 20
+MAX_REQUEUES = 100
 MIN_RETENTION_BYTES = 1 << 20
 MAX_TEXT_CHARACTERS = 200
 MAX_LABELS = 64
@@ -172,7 +175,7 @@ def _check_numbers(draft: JobDraft) -> None:
         _check_seconds(draft.timeout_s, "timeout", zero_allowed=False)
     if draft.grace_s is not None:
         check_grace(draft.grace_s)
-    _check_size(draft.mem_limit_bytes, "mem", MIN_MEM_LIMIT_BYTES)
+    _check_memory(draft)
     _check_size(draft.log_retention_bytes, "retain", MIN_RETENTION_BYTES)
     if draft.umask is not None and not 0 <= draft.umask <= MAX_UMASK:
         raise InvalidSpecError(f"umask {draft.umask:#o} is not between 0 and 0o777")
@@ -180,6 +183,27 @@ def _check_numbers(draft: JobDraft) -> None:
         for field, cells in (("columns", draft.output.columns), ("rows", draft.output.rows)):
             if not 1 <= cells <= MAX_TERMINAL_CELLS:
                 raise InvalidSpecError(f"{field} {cells} is not from 1 to {MAX_TERMINAL_CELLS}")
+
+
+def _check_memory(draft: JobDraft) -> None:
+    limit_bytes = draft.mem_limit_bytes
+    if limit_bytes is None:
+        if draft.mem_action is not None:
+            raise InvalidSpecError("mem_action: there is no limit to act on; give mem as well")
+    elif limit_bytes < MIN_MEM_LIMIT_BYTES:
+        raise InvalidSpecError(
+            f"mem of {limit_bytes} bytes: an empty process needs {MIN_MEM_LIMIT_BYTES} "
+            f"({MIN_MEM_LIMIT_BYTES >> 20} MiB); leave it out for no limit"
+        )
+    elif limit_bytes > (host_bytes := hostmemory.total_bytes()):
+        raise InvalidSpecError(
+            f"mem of {limit_bytes} bytes is more than this host has: "
+            f"{host_bytes} ({host_bytes / (1 << 30):.1f} GiB)"
+        )
+    if not 0 <= draft.requeue_limit <= MAX_REQUEUES:
+        raise InvalidSpecError(
+            f"requeue {draft.requeue_limit} is out of range; it must be from 0 to {MAX_REQUEUES}"
+        )
 
 
 def check_grace(grace_s: float) -> None:

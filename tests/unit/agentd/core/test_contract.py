@@ -11,6 +11,24 @@ from agentd.core.contract import JobView, Message, decode, encode
 from agentd.core.job import Cause, OutputKind
 
 VIEW = JobView(7, "stopping", 5, 42, 1000, 41, Cause.TIMEOUT)
+NOTICE = contract.GuardNotice(contract.NoticeKind.PAUSED, 9, "paused by the guard", 7)
+GUARDED = contract.GuardJob(7, 4 << 30, 3 << 30, 2 << 30, 1 << 20, "over its own limit")
+REPORT = contract.GuardReport(
+    3,
+    enabled=True,
+    dry_run=False,
+    layers=("sampling: every 2 ms to 1 s", "cgroup: not delegated"),
+    host_total_bytes=24 << 30,
+    host_available_bytes=5 << 30,
+    host_rate_bytes_per_s=1 << 20,
+    exhausted_after_s=12.5,
+    warn_bytes=4 << 30,
+    pause_bytes=3 << 30,
+    term_bytes=2 << 30,
+    kill_bytes=1 << 30,
+    jobs=(GUARDED, contract.GuardJob(8, 5, None, None, 0, "youngest")),
+    notices=(NOTICE,),
+)
 MESSAGES: tuple[Message, ...] = (
     contract.Launch(7, OutputKind.SPLIT),
     contract.Stop(7, 2.5, Cause.GUARD),
@@ -18,6 +36,17 @@ MESSAGES: tuple[Message, ...] = (
     contract.Pause(7),
     contract.Resume(7),
     contract.Sweep(7, 1.0),
+    contract.SetGuard(
+        enabled=True,
+        dry_run=False,
+        pause_limit_s=600.0,
+        warn=(15.0, 16 << 30),
+        pause=(8.0, 8 << 30),
+        term=(5.0, 4 << 30),
+        kill=(2.5, 2 << 30),
+    ),
+    contract.UseCgroup("/user.slice/agent", 40),
+    contract.ReportGuard(3),
     contract.Ready("/run/agentd/agent.sock"),
     contract.Shutdown(),
     VIEW,
@@ -30,6 +59,10 @@ MESSAGES: tuple[Message, ...] = (
     contract.JobRecorded(7),
     contract.JobGone(7, rebooted=True, surviving_pids=(4, 5)),
     contract.Refused(7, "Launch", "no more processes"),
+    contract.SpawnerStarted(43),
+    NOTICE,
+    GUARDED,
+    REPORT,
     contract.Drain(),
     contract.Adopt(),
     contract.Adopted(VIEW, ("out", "err")),

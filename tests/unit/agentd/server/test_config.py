@@ -28,7 +28,7 @@ retention = "16GB"
 [host.gpu1]
 address = "gpu1.example"
 [guard]
-warn = "80%"
+warn = { percent = 20, cap = "20GiB" }
 """
 
 
@@ -41,7 +41,7 @@ def test_every_key_of_ours_is_read_and_other_sections_are_left_alone() -> None:
 
 def test_sections_of_others_are_not_looked_into() -> None:
     """Whose they are, they check them."""
-    assert parse('client.x = 1\n[host.a]\nx = 1\n[ssh]\nx = 1\n[guard]\nwarn = "80%"') == Config()
+    assert parse("client.x = 1\n[host.a]\nx = 1\n[ssh]\nx = 1") == Config()
 
 
 def test_a_retention_below_the_default_segment_is_no_error() -> None:

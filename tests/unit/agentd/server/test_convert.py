@@ -12,12 +12,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentapi.v1 import job_pb2
+from agentapi.v1 import guard_service_pb2, job_pb2
 from agentapi.v1 import job_service_pb2 as pb
 from agentd.core import job as core
+from agentd.core.contract import GuardJob, NoticeKind
+from agentd.core.guard.model import MemAction
 from agentd.core.job import Cause
 from agentd.errors import InvalidSpecError
 from agentd.server.edge import convert
+from agentd.server.edge.guardservice import NOTICE_KINDS, guarded_job, host
 from agentd.server.runtime.logfollow import (
     Fin,
     FromOffset,
@@ -28,6 +31,7 @@ from agentd.server.runtime.logfollow import (
 )
 from agentd.server.runtime.logs import Chunk, Gap, GapReason
 from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary
+from tests.unit.agentd.server.test_requeue import WELL
 
 HANDLE = core.LeaderHandle(5_000_000_007, core.ProcessId(42, 99), 43)
 STATES: tuple[core.State, ...] = (
@@ -63,6 +67,8 @@ def test_every_state_has_a_message_of_its_own() -> None:
     ("table", "enum", "values"),
     [
         (convert.CAUSES, job_pb2.Cause, set(Cause)),
+        (convert.MEM_ACTIONS, job_pb2.MemAction, set(MemAction)),
+        (NOTICE_KINDS, guard_service_pb2.GuardNoticeKind, set(NoticeKind)),
         (convert.OUTPUT_KINDS, job_pb2.OutputKind, set(get_args(core.Output))),
         (convert.GAP_REASONS, pb.GapReason, set(GapReason)),
         ({v: k for k, v in convert.STATES.items()}, job_pb2.JobState, set(get_args(core.State))),
@@ -83,6 +89,57 @@ def test_a_job_keeps_the_bytes_of_the_operating_system() -> None:
     assert (message.mem_limit_bytes, message.log_bytes, message.event_seq) == (1 << 40, 12, 11)
     assert (message.running.leader_pid, message.running.shim_pid) == (42, 43)
     assert message.running.started_at == Timestamp(seconds=5, nanos=7)
+
+
+def test_a_requeue_and_what_the_guard_may_do_are_told() -> None:
+    """The action only with a limit; the ids only where there are any."""
+    plain = convert.job(info(STATES[0]), 0)
+    assert plain.mem_action == job_pb2.MEM_ACTION_KILL
+    assert not plain.HasField("requeue_of")
+    assert not plain.HasField("requeued_as")
+    spec = dataclasses.replace(
+        info(STATES[0]).spec,
+        mem_limit_bytes=None,
+        preemptible=True,
+        requeue_limit=3,
+        requeue_count=1,
+        requeue_of=5,
+        requeued_as=9,
+    )
+    message = convert.job(JobInfo(spec, core.Queued(), 0), 0)
+    assert message.mem_action == job_pb2.MEM_ACTION_UNSPECIFIED
+    assert (message.preemptible, message.requeue_limit, message.requeue_count) == (True, 3, 1)
+    assert (message.requeue_of, message.requeued_as) == (5, 9)
+
+
+def test_a_pause_of_the_guards_has_a_reason() -> None:
+    """Only a paused job has one."""
+    assert convert.job(info(STATES[3]), 0, "33 of 32 GiB").paused.reason == "33 of 32 GiB"
+    assert convert.job(info(STATES[2]), 0, "x").WhichOneof("state") == "running"
+
+
+def test_a_submit_says_what_the_guard_may_do() -> None:
+    """Unset is nothing said; an action of a later version is refused by name."""
+    spec = job_pb2.JobSpec(argv=[b"true"])
+    assert convert.draft(pb.SubmitJobRequest(spec=spec)).mem_action is None
+    spec.mem_action, spec.preemptible, spec.requeue_limit = job_pb2.MEM_ACTION_WARN, True, 7
+    draft = convert.draft(pb.SubmitJobRequest(spec=spec))
+    assert (draft.mem_action, draft.preemptible) == (MemAction.WARN, True)
+    assert draft.requeue_limit == 7
+    spec.mem_action = 99  # type: ignore[assignment]  # of a later version
+    with pytest.raises(InvalidSpecError, match="mem_action: 99"):
+        convert.draft(pb.SubmitJobRequest(spec=spec))
+
+
+def test_what_the_guard_did_not_measure_is_unset() -> None:
+    """No limit, no charge, no end in sight: not zeros."""
+    job = guarded_job(GuardJob(7, 5, None, None, -3, "why"), "näme")
+    assert (job.HasField("held_bytes"), job.HasField("limit_bytes")) == (False, False)
+    assert (job.growing_bytes_per_s, job.name) == (-3, "näme")
+    assert not host(WELL).HasField("exhausted_after_s")
+    assert host(dataclasses.replace(WELL, exhausted_after_s=1.5)).exhausted_after_s == 1.5
+    endless = dataclasses.replace(WELL, exhausted_after_s=float("inf"))
+    assert not host(endless).HasField("exhausted_after_s")
 
 
 def test_what_is_absent_stays_absent() -> None:

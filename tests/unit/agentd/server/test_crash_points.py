@@ -20,6 +20,7 @@ from agentd.core import contract
 from agentd.core.contract import JobView
 from agentd.core.job import Ended
 from tests.unit.agentd.server.places import ENDED, make_paths
+from tests.unit.agentd.server.test_requeue import AGAIN, BY_GUARD, WELL
 from tests.unit.agentd.server.wardenpeer import DRAFT, begin, bench, on_disk
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -43,14 +44,35 @@ asyncio.run(main())
 """
 
 
-def kill_at(paths_of: Path, point: str) -> None:
+_REQUEUEING = """
+import asyncio, sys
+from pathlib import Path
+from agentd.server.runtime import requeue
+from tests.unit.agentd.server.places import make_paths
+from tests.unit.agentd.server.test_requeue import AGAIN, BY_GUARD, WELL
+from tests.unit.agentd.server.wardenpeer import bench
+
+requeue.FIRST_BACKOFF_S = 0.01
+
+async def main(begin):
+    async with bench(make_paths(Path(sys.argv[1]))) as at:
+        if begin:
+            await at.ended(AGAIN, BY_GUARD)
+        async with at.guarding(WELL):
+            await asyncio.Event().wait()
+
+asyncio.run(main(BEGIN))
+"""
+
+
+def kill_at(paths_of: Path, point: str, victim: str = _VICTIM) -> None:
     """Run a server through a job's whole life and have it killed at this point."""
     crashes = paths_of / "crashes"
     crashes.mkdir()
     (crashes / point).touch()
 
     done = subprocess.run(
-        [sys.executable, "-c", _VICTIM, str(paths_of)],
+        [sys.executable, "-c", victim, str(paths_of)],
         cwd=ROOT,
         env={**os.environ, "AGENTD_CRASH_DIR": str(crashes)},
         check=False,
@@ -153,6 +175,58 @@ def test_a_removal_is_whole_or_did_not_begin(home: Path, point: str) -> None:
             assert (await at.submit()).spec.id == 2
 
     asyncio.run(check())
+
+
+async def pay_off(home: Path) -> None:
+    """Start a server that finds a requeue owed, or paid by halves, and check what comes of it."""
+    paths = make_paths(home)
+    async with bench(paths) as at, at.guarding(WELL):
+        await at.happened(1, "job.requeued")
+        # An id whose directory was never completed is not given again.
+        successor = at.supervisor.get(1).spec.requeued_as
+        assert successor is not None
+        assert at.supervisor.get(successor).spec.requeue_of == 1
+        assert at.events(1).count("job.requeued") == 1
+        assert on_disk(paths)[0] == {"1", str(successor)}
+
+
+@pytest.mark.parametrize("point", ["server.end.received", "server.end.indexed"])
+def test_a_requeue_becomes_owed_with_the_end(
+    home: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the index had the end or not."""
+    monkeypatch.setattr("agentd.server.runtime.requeue.FIRST_BACKOFF_S", 0.01)
+    kill_at(home, point, _REQUEUEING.replace("BEGIN", "True"))
+
+    asyncio.run(pay_off(home))
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "server.submit.begin",
+        "server.submit.before_spec",
+        "server.submit.dir_made",
+        "server.submit.indexed",
+        "server.submit.launched",
+        "server.requeue.submitted",
+        "server.requeue.noted",
+    ],
+)
+def test_a_requeue_is_neither_lost_nor_doubled(
+    home: Path, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor is found by the key that its predecessor gave it."""
+
+    async def owe() -> None:
+        async with bench(make_paths(home)) as at:
+            await at.ended(AGAIN, BY_GUARD)
+
+    asyncio.run(owe())
+    kill_at(home, point, _REQUEUEING.replace("BEGIN", "False"))
+    monkeypatch.setattr("agentd.server.runtime.requeue.FIRST_BACKOFF_S", 0.01)
+
+    asyncio.run(pay_off(home))
 
 
 def test_every_point_of_the_server_is_killed_at() -> None:

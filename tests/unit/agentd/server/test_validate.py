@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import FileOutput, TerminalOutput
 from agentd.errors import InvalidSpecError
 from agentd.server.runtime.making import fill_in
@@ -32,7 +33,10 @@ GOOD = JobDraft(
     timeout_s=60.0,
     grace_s=0.0,
     umask=0o077,
-    mem_limit_bytes=16 << 30,
+    mem_limit_bytes=64 << 20,
+    mem_action=MemAction.PAUSE,
+    preemptible=True,
+    requeue_limit=100,
     log_retention_bytes=100 << 20,
     resource_limits={"nofile": (333, 1024), "core": (0, -1), "cpu": (-1, -1)},
 )
@@ -95,8 +99,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "ten years": ({"timeout_s": TEN_YEARS}, r"below 10 years"),
     "a negative grace": ({"grace_s": -0.5}, r"^grace of -0.5 s: it must be 0 or more"),
     "no memory": ({"mem_limit_bytes": 0}, r"^mem of 0 bytes"),
-    "hardly any memory": ({"mem_limit_bytes": 4096}, r"^mem of 4096 bytes"),
-    "more memory than there can be": ({"mem_limit_bytes": (1 << 60) + 1}, r"^mem of"),
+    "hardly any memory": (
+        {"mem_limit_bytes": (4 << 20) - 1},
+        r"^mem of 4194303 bytes: an empty process needs 4194304 \(4 MiB\)",
+    ),
+    "more memory than the host has": (
+        {"mem_limit_bytes": 1 << 60},
+        r"^mem of \d+ bytes is more than this host has: \d+ \([\d.]+ GiB\)",
+    ),
+    "an action without a limit": ({"mem_limit_bytes": None}, r"^mem_action: there is no limit"),
+    "too many requeues": ({"requeue_limit": 101}, r"^requeue 101 is out of range"),
     "hardly any log": ({"log_retention_bytes": 1000}, r"^retain of 1000 bytes"),
     "a mask too wide": ({"umask": 0o1000}, r"^umask 0o1000"),
     "a limit nobody knows": (

@@ -7,15 +7,24 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from agentd.core import contract
-from agentd.core.contract import Hello, JobRecorded, JobStarted, JobView, Message
+from agentd.core.contract import (
+    GuardReport,
+    Hello,
+    JobRecorded,
+    JobStarted,
+    JobView,
+    Message,
+    ReportGuard,
+)
 from agentd.core.job import FinalState, ProcessId, State
 from agentd.paths import Paths
-from agentd.server.runtime.model import Defaults, JobDraft, JobInfo
+from agentd.server.runtime.hooks import HooksConfig
+from agentd.server.runtime.model import Defaults, Event, JobDraft, JobInfo
 from agentd.server.runtime.supervisor import LinkEnd, Supervisor
 from agentd.system import clock, jobdir
 from agentd.system.records import PidRecord
@@ -55,6 +64,37 @@ class Bench:
         """Prove that nothing was said to the warden before what comes now."""
         self.supervisor.announce_ready("silence")
         assert (await self.heard(contract.Ready)).socket == "silence"
+
+    @contextlib.asynccontextmanager
+    async def guarding(self, report: GuardReport) -> AsyncIterator[list[Message]]:
+        """Within it, the warden answers every question for a report; yields all else it hears."""
+        heard: list[Message] = []
+
+        async def answer() -> None:
+            while line := await self.reader.readline():
+                message = contract.decode(line)
+                if isinstance(message, ReportGuard):
+                    self.tell(replace(report, number=message.number))
+                elif message is not None:
+                    heard.append(message)
+
+        answering = asyncio.create_task(answer())
+        try:
+            yield heard
+        finally:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+
+    async def happened(self, job_id: int, kind: str) -> Event:
+        """Wait until an event of this kind is noted for the job, and return the newest."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                change = self.supervisor.changed(job_id)
+                found = self.supervisor.events_after(0, frozenset({job_id}), 1000)
+                events = [event for event in found if event.kind == kind]
+                if events:
+                    return events[-1]
+                await change.wait()
 
     async def state(self, job_id: int, *kinds: type[State]) -> State:
         """Wait until the job is in a state of one of these kinds, and return it."""
@@ -121,12 +161,13 @@ async def bench(
     paths: Paths,
     *views: JobView,
     defaults: Defaults = Defaults(),  # noqa: B008  # frozen
+    hooks: HooksConfig = HooksConfig(),  # noqa: B008  # frozen
 ) -> AsyncIterator[Bench]:
     """Yield a supervisor at work; afterwards it is closed, and both ends of the link with it."""
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=theirs, limit=1 << 26)
     writer.write(contract.encode(Hello(os.getpid(), 7, views)) + b"\n")
-    supervisor = await Supervisor.open(paths, ours.detach(), defaults)
+    supervisor = await Supervisor.open(paths, ours.detach(), defaults, hooks)
     running = asyncio.create_task(supervisor.run())
     try:
         yield Bench(paths, supervisor, running, reader, writer)

@@ -86,7 +86,7 @@ def test_whoever_comes_is_heard(tmp_path: Path) -> None:
 
     said = room.heard()
 
-    stop = {"type": "Stop", "job_id": 7, "grace_s": 1.5, "cause": "user"}
+    stop = {"type": "Stop", "job_id": 7, "grace_s": 1.5, "cause": "user", "reason": ""}
     assert sorted(map(repr, said)) == sorted(map(repr, [stop, ADOPT]))
 
 

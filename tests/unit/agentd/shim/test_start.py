@@ -18,7 +18,7 @@ from agentd.system import packets
 from tests.helpers.descriptors import held
 from tests.unit.agentd.system.sandbox import fork, isolated
 
-PLAN = Plan(7, 42, 1000, 5, 6, 7, -1, 100, 1000, b'{"type":"JobStarted"}')
+PLAN = Plan(7, 42, 1000, 5, 6, 7, -1, 100, 1000, 3, "/c g", b'{"type":"JobStarted"}')
 ERROR = StartError("execute", errno.ENOENT, "/no/such program")
 
 

@@ -48,7 +48,7 @@ SAID: list[tuple[bytes, Message]] = [
         Adopted(VIEW, ("out", "start")),
     ),
 ]
-PLAN = Plan(7, 42, 1000, 5, 6, 7, -1, 100, 1000, b"")
+PLAN = Plan(7, 42, 1000, 5, 6, 7, -1, 100, 1000, -1, "", b"")
 
 
 @pytest.mark.parametrize(("packet", "message"), SAID, ids=lambda value: type(value).__name__)
@@ -60,8 +60,8 @@ def test_a_word_is_the_message_of_the_contract(packet: bytes, message: Message) 
 
 def test_the_constants_are_those_of_core() -> None:
     """A shim names causes and kinds by their text."""
-    causes = ending.SELF, ending.USER, ending.TIMEOUT, ending.UNKNOWN
-    assert causes == (Cause.SELF, Cause.USER, Cause.TIMEOUT, Cause.UNKNOWN)
+    causes = ending.SELF, ending.USER, ending.GUARD, ending.TIMEOUT, ending.UNKNOWN
+    assert causes == (Cause.SELF, Cause.USER, Cause.GUARD, Cause.TIMEOUT, Cause.UNKNOWN)
     kinds = channels.SPLIT, channels.FILES, channels.TERMINAL
     assert kinds == (OutputKind.SPLIT, OutputKind.FILES, OutputKind.TERMINAL)
     assert records.VERSION == system_records.VERSION

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from agentd.core.guard.model import MemAction
 from agentd.core.job import (
     Cause,
     Ended,
@@ -68,6 +69,11 @@ def make_spec(output: Output) -> JobSpec:
         stdin_path="/dev/null",
         umask=0o77,
         mem_limit_bytes=1 << 40,
+        mem_action=MemAction.PAUSE,
+        preemptible=True,
+        requeue_limit=3,
+        requeue_count=1,
+        requeue_of=5,
         log_segment_bytes=1,
         log_retention_bytes=2,
         resource_limits={"nofile": (333, 1024), "core": (0, -1)},
@@ -91,6 +97,24 @@ def test_a_spec_of_before_there_were_limits_has_none() -> None:
             records.load_spec(json.dumps(body | {"resource_limits": limits}).encode())
     del body["resource_limits"]
     assert records.load_spec(json.dumps(body).encode()).resource_limits == {}
+
+
+def test_a_spec_of_before_there_was_a_guard_asks_nothing_of_it() -> None:
+    """One that was written by an older agent is read with the defaults."""
+    body = json.loads(records.dump_spec(make_spec(MergedOutput())))
+    for name in ("mem_action", "preemptible", "requeue_limit", "requeue_count", "requeue_of"):
+        del body[name]
+    spec = records.load_spec(json.dumps(body).encode())
+    assert (spec.mem_action, spec.preemptible) == (MemAction.KILL, False)
+    assert (spec.requeue_limit, spec.requeue_count, spec.requeue_of) == (0, 0, None)
+
+
+@pytest.mark.parametrize("action", ["stop", 7])
+def test_a_spec_with_an_unknown_action_is_corrupt(action: object) -> None:
+    """Nobody guesses what is to be done to a job."""
+    body = json.loads(records.dump_spec(make_spec(MergedOutput())))
+    with pytest.raises(RecordCorruptError):
+        records.load_spec(json.dumps({**body, "mem_action": action}).encode())
 
 
 @pytest.mark.parametrize("final", FINALS, ids=lambda final: type(final).__name__)

@@ -230,3 +230,62 @@ def test_between_two_duties_descriptors_are_served(pipes: tuple[Pipe, Pipe]) -> 
     loop.run()
 
     assert work.left > 999_000
+
+
+def test_an_urgent_duty_waits_for_one_handler_at_most(pipes: tuple[Pipe, Pipe]) -> None:
+    """Also when many descriptors are ready at once."""
+    loop = Loop()
+    story: list[str] = []
+    urgent = Errand(lambda: story.append("urgent"), times=100)
+
+    def read(pipe: Pipe) -> Callable[[int], None]:
+        def handle(_events: int) -> None:
+            story.append("handler")
+            os.read(pipe.read_end, 1)
+            if story.count("handler") == len(pipes):
+                loop.stop()
+
+        return handle
+
+    for pipe in pipes:
+        loop.watch(pipe.read_end, read(pipe))
+    loop.add_duty(Errand(lambda: story.append("duty"), times=2))
+    loop.add_urgent_duty(urgent)
+    loop.run()
+
+    words = " ".join(story)
+    assert words.startswith("urgent handler urgent handler urgent")
+    for word in ("handler", "duty"):
+        assert f"{word} handler" not in words
+        assert f"{word} duty" not in words
+
+
+def test_an_urgent_duty_ends_the_wait(pipes: tuple[Pipe, Pipe]) -> None:
+    """It is waited for as for any other."""
+    loop = Loop()
+    for pipe in pipes:
+        os.read(pipe.read_end, 1)
+    loop.add_urgent_duty(Errand(loop.stop, at_s=time.monotonic() + 0.02))
+
+    loop.run()
+
+
+def test_a_descriptor_may_be_watched_for_something_else() -> None:
+    """The kernel's word of pressure is urgent data (EPOLLPRI)."""
+    loop = Loop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    sender = socket.create_connection(listener.getsockname())
+    receiver, _ = listener.accept()
+    seen: list[int] = []
+
+    def note(events: int) -> None:
+        seen.append(events)
+        loop.stop()
+
+    loop.watch(receiver.fileno(), note, select.EPOLLPRI)
+    sender.send(b"!", socket.MSG_OOB)
+    loop.run()
+
+    assert seen == [select.EPOLLPRI]
+    for end in (listener, sender, receiver):
+        end.close()

@@ -27,10 +27,13 @@ from agentd.core.job import (
 from agentd.shim.leader import Origin
 from agentd.shim.main import Rescue
 from agentd.system import jobdir, locks, packets, process
+from agentd.system.clock import boot_id
 from agentd.system.prctl import look_at_exit
+from agentd.system.records import PidRecord
 from agentd.warden.spawner import Spawner
+from tests.helpers.cgroupfs import mount_cgroup2, stand_in
 from tests.helpers.wait import wait_gone, wait_until
-from tests.unit.agentd.system.sandbox import fork, hang, isolated
+from tests.unit.agentd.system.sandbox import fork, hang, isolated, sleeper
 
 ORIGIN = Origin(0o027, resource.getrlimit(resource.RLIMIT_NOFILE))
 #: Linux 6.15 and later tell the exit status through a pidfd.
@@ -40,7 +43,15 @@ KERNEL_TELLS = tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2])
 class Job:
     """A job directory, and the warden's end of the line to whoever minds it."""
 
-    def __init__(self, home: Path, script: str, name: str = "7", *, is_split: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        script: str,
+        name: str = "7",
+        *,
+        is_split: bool = False,
+        mem_limit_bytes: int | None = None,
+    ) -> None:
         """Make the directory of a job that runs this shell script below `home`."""
         self.directory = f"{home}/{name}"
         self.home = home
@@ -56,6 +67,7 @@ class Job:
             cwd=str(home),
             environment={"PATH": os.environ["PATH"]},
             output=SplitOutput() if is_split else MergedOutput(),
+            mem_limit_bytes=mem_limit_bytes,
         )
         self.uid = spec.uid
         jobdir.create(self.directory, spec)
@@ -375,3 +387,104 @@ def test_a_lost_job_is_swept(tmp_path: Path) -> None:
     assert Spawner(ORIGIN).sweep(job.directory, 0.0)
 
     assert os.waitpid(marked, 0)[1] == signal.SIGKILL
+
+
+class TestCgroup:
+    """The delegated cgroup of a spawner; plain files stand for the kernel's."""
+
+    @isolated
+    @pytest.mark.parametrize("base", ["cg", "c g", "c\n-,"], ids=repr)
+    def test_a_job_enters_its_own(self, tmp_path: Path, base: str) -> None:
+        """With its limit, before its program runs; the record takes the peak from there."""
+        cgroup = tmp_path / base / "job-7"
+        stand_in(cgroup, peak_bytes=77 << 20)
+        job = Job(tmp_path, f"cat '{cgroup}/cgroup.procs'; exit 3", "a b", mem_limit_bytes=1 << 30)
+        spawner = Spawner(ORIGIN)
+        assert spawner.use_cgroup(f"{tmp_path}/{base}", spawner.pid)
+
+        assert job.start(spawner)
+
+        leader_pid = job.started().leader_pid
+        end = job.exit()
+        assert isinstance(end, Ended)
+        assert (end.status, end.usage.peak_memory_bytes) == (ExitStatus(3 << 8), 77 << 20)
+        assert job.log() == str(leader_pid).encode()
+        assert int((cgroup / "memory.max").read_text(encoding="ascii")) >= (1 << 30) * 1.05
+
+    @isolated
+    def test_a_rescue_shim_finds_it_again(self, tmp_path: Path) -> None:
+        """And reads in it that the kernel killed the job."""
+        events = "max 1\noom 1\noom_kill 1\n"
+        stand_in(tmp_path / "cg" / "job-7", peak_bytes=77 << 20, events=events)
+        job = Job(tmp_path, "exec sleep 600", mem_limit_bytes=64 << 20)
+        spawner = Spawner(ORIGIN)
+        spawner.use_cgroup(f"{tmp_path}/cg", spawner.pid)
+        job.start(spawner)
+        job.started()
+        leader_pid = job.kill_shim()
+
+        job.rescue(spawner, Rescue(job.descriptors, parent_is_warden=True))
+        job.hear(Adopted)
+        os.kill(leader_pid, signal.SIGKILL)
+        seen = wait_until(lambda: look_at_exit(leader_pid), what="the leader's end")
+        assert job.control is not None
+        assert seen is not None
+        packets.send(job.control, LeaderExited(7, seen.wait_status, 0.0, 0.0, 0))
+
+        end = job.exit()
+        assert isinstance(end, Ended)
+        assert (end.cause, end.usage.peak_memory_bytes) == (Cause.GUARD, 77 << 20)
+        assert end.reason.startswith("stopped by the kernel: over its limit of 64.0 MiB")
+
+    @isolated
+    def test_one_that_is_gone_costs_no_job(self, tmp_path: Path) -> None:
+        """It runs without."""
+        job = Job(tmp_path, "exit 3", mem_limit_bytes=1 << 30)
+        spawner = Spawner(ORIGIN)
+        spawner.use_cgroup(f"{tmp_path}/gone", spawner.pid)
+
+        job.start(spawner)
+
+        end = job.exit()
+        assert isinstance(end, Ended)
+        assert (end.status, end.cause) == (ExitStatus(3 << 8), Cause.SELF)
+        assert end.usage.peak_memory_bytes > 0
+
+    @pytest.mark.root
+    @isolated
+    def test_that_of_a_lost_job_goes_with_what_was_left(self, tmp_path: Path) -> None:
+        """Whoever sweeps knows it from the pidfile."""
+        own = mount_cgroup2(tmp_path / "cg")
+        os.mkdir(f"{own}/job-7")
+        job = Job(tmp_path, "exit 0")
+        leader = sleeper()
+        Path(f"{own}/job-7/cgroup.procs").write_text(str(leader), encoding="ascii")
+        identity = process.identify(leader)
+        assert identity is not None
+        record = PidRecord(boot_id(), identity, identity, 5, 6, cgroup=f"{own}/job-7")
+        lock = os.open(f"{job.directory}/pid", os.O_WRONLY)
+        jobdir.write_pid(lock, record)
+
+        assert Spawner(ORIGIN).sweep(job.directory, 0.0)
+
+        assert os.waitpid(leader, 0)[1] == signal.SIGKILL
+        wait_until(lambda: not os.path.exists(f"{own}/job-7"), what="its cgroup has gone")
+        os.rmdir(own)
+
+    @isolated
+    def test_it_belongs_to_one_spawner(self) -> None:
+        """Another than the present one is not believed, and the next one has none."""
+        spawner = Spawner(ORIGIN)
+        assert not spawner.use_cgroup("/cg", spawner.pid + 1)
+        assert not spawner.use_cgroup("cg", spawner.pid)
+        assert not spawner.use_cgroup("/" + "x" * 600, spawner.pid)
+        assert spawner.cgroup == ""
+        assert spawner.use_cgroup("/cg", spawner.pid)
+        assert spawner.cgroup == "/cg"
+        os.kill(spawner.pid, signal.SIGKILL)
+        os.waitpid(spawner.pid, 0)
+
+        spawner.restart()
+
+        assert spawner.cgroup == ""
+        assert not spawner.use_cgroup("/cg", 0)

@@ -1,0 +1,255 @@
+"""What a look adds to what the guard remembers. Pure: no judgement here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentd.core.guard.model import (
+    CameBack,
+    GuardPolicy,
+    JobSample,
+    Level,
+    Look,
+    Tell,
+    Thaw,
+    Trigger,
+)
+from agentd.core.guard.rates import Gauge
+from agentd.core.guard.state import (
+    Awaited,
+    Baseline,
+    Charged,
+    Ending,
+    Frozen,
+    Held,
+    JobTrack,
+    Memory,
+    Running,
+    Size,
+)
+from agentd.core.guard.turn import FRESH_NS, Turn
+from agentd.core.guard.units import MIB, MS_NS, S_NS
+from agentd.core.guard.watermarks import watermarks
+
+#: A gap this many times the planned one is no rate: the machine was paused, or the guard starved.
+_GAP_FACTOR = 5
+_GAP_AT_LEAST_NS = 100 * MS_NS
+#: How much of the predicted memory has to come back before the next act, and for how long at most.
+CAME_BACK_SHARE = 0.6
+CAME_BACK_WAIT_NS = 2 * S_NS
+#: How long a job that its user has resumed is not held again.
+_SPARED_NS = 30 * S_NS
+#: A decline is over when so little was lost in this time: a part of the warn mark, or this.
+_PLATEAU_NS = 60 * S_NS
+_PLATEAU_NOISE_BYTES = 16 * MIB
+_PLATEAU_NOISE_PART = 64
+#: A host with less than this left until its pause mark is not calm.
+_CALM_S = 10.0
+
+
+def observe(policy: GuardPolicy, memory: Memory, look: Look) -> Turn:
+    """Return the first turn of a look: remembered, and what has ended or was undone by others."""
+    lines = watermarks(policy.marks, look.host.total_bytes)
+    is_rebased = _is_gap(memory, look)
+    loss = Gauge() if is_rebased else memory.loss
+    memory = replace(
+        memory,
+        host=look.host,
+        loss=loss.seen(look.host.at_ns, -look.host.available_bytes),
+        level=lines.level(memory.level, look.host),
+        looked_ns=look.at_ns,
+    )
+    jobs = {
+        job_id: _seen_job(memory, look, memory.jobs.get(job_id) or JobTrack(rules), is_rebased)
+        for job_id, rules in look.rules.items()
+    }
+    gone = [track for job_id, track in memory.jobs.items() if job_id not in jobs]
+    memory = replace(memory, jobs=jobs, awaited=_awaited(memory, look, gone))
+    memory = _surveyed(memory, look)
+    turn = Turn(policy, look, lines, memory, lines.crossed(look.host), is_rebased)
+    turn = _with_baseline(_with_episode(turn))
+    return _came_back(_undone_by_others(turn))
+
+
+def is_surveyed(memory: Memory, look: Look) -> bool:
+    """Whether every job has a sample of now."""
+    return all(
+        track.sample is not None and look.at_ns - track.sample.at_ns <= FRESH_NS
+        for track in memory.jobs.values()
+    )
+
+
+def _is_gap(memory: Memory, look: Look) -> bool:
+    if memory.looked_ns is None:
+        return False
+    planned_ns = max(_GAP_FACTOR * memory.planned.after_ns, _GAP_AT_LEAST_NS)
+    return look.at_ns - memory.looked_ns > planned_ns
+
+
+def _seen_job(memory: Memory, look: Look, track: JobTrack, is_rebased: bool) -> JobTrack:  # noqa: FBT001  # private, one caller
+    job_id = track.rules.job_id
+    if track.rules is not look.rules[job_id]:
+        track = replace(track, rules=look.rules[job_id])
+    if is_rebased:
+        track = replace(track, upper=Gauge(), held=Gauge())
+    if isinstance(track.stage, Ending) and look.host.available_bytes < track.stage.low_bytes:
+        track = replace(track, stage=replace(track.stage, low_bytes=look.host.available_bytes))
+    sample = look.jobs.get(job_id)
+    if sample is None or (track.sample is not None and sample.at_ns < track.sample.at_ns):
+        return track
+    return _with_sample(memory, look, track, sample)
+
+
+def _with_sample(memory: Memory, look: Look, track: JobTrack, sample: JobSample) -> JobTrack:
+    track = replace(
+        track,
+        sample=sample,
+        seen_available_bytes=look.host.available_bytes,
+        upper=track.upper.seen(sample.at_ns, sample.upper_bytes),
+    )
+    charge = sample.charge
+    if charge is None:
+        was_asked = track.rules.job_id in memory.planned.charges and not sample.is_measuring
+        return replace(
+            track,
+            look_cost_ns=sample.cost_ns,
+            unanswered=track.unanswered + 1 if was_asked else track.unanswered,
+        )
+    held_bytes = min(charge.held_bytes, sample.upper_bytes)
+    charged = Charged(sample, held_bytes, charge.freeable_bytes, look.host.available_bytes)
+    return replace(
+        track, charged=charged, held=track.held.seen(sample.at_ns, held_bytes), unanswered=0
+    )
+
+
+def _awaited(memory: Memory, look: Look, gone: list[JobTrack]) -> tuple[Awaited, ...]:
+    available_bytes = look.host.available_bytes
+    still = tuple(
+        replace(awaited, low_bytes=min(awaited.low_bytes, available_bytes))
+        for awaited in memory.awaited
+    )
+    new = tuple(
+        Awaited(
+            track.rules.job_id,
+            track.stage.since_ns,
+            look.at_ns,
+            track.stage.verdict.freeable_bytes,
+            min(track.stage.low_bytes, available_bytes),
+        )
+        for track in gone
+        if isinstance(track.stage, Ending)
+    )
+    return still + new
+
+
+def _surveyed(memory: Memory, look: Look) -> Memory:
+    if not memory.jobs.keys() <= look.jobs.keys():
+        return memory
+    cost_ns = sum(sample.cost_ns for sample in look.jobs.values())
+    return replace(memory, surveyed_ns=look.at_ns, survey_cost_ns=cost_ns)
+
+
+def _with_episode(turn: Turn) -> Turn:
+    memory = turn.memory
+    if memory.level == Level.FINE and (memory.told or memory.told_not_ours):
+        memory = replace(memory, told=frozenset(), told_not_ours=frozenset())
+    return replace(turn, memory=memory)
+
+
+def _with_baseline(turn: Turn) -> Turn:
+    memory = turn.memory
+    if not is_surveyed(memory, turn.look):
+        return _with_most(turn)
+    if _is_calm(turn):
+        calm = baseline_of(turn)
+        memory = replace(memory, baseline=calm, plateau=calm, since_hold=None)
+    elif not _is_plateau(turn):
+        memory = replace(memory, plateau=baseline_of(turn))
+    elif memory.plateau is not None and turn.at_ns - memory.plateau.at_ns >= _PLATEAU_NS:
+        # That decline is over, at a lower level: the next one may be another's doing.
+        memory = replace(memory, baseline=baseline_of(turn), plateau=None, since_hold=None)
+    return _with_most(replace(turn, memory=memory))
+
+
+def _with_most(turn: Turn) -> Turn:
+    if turn.memory.baseline is not None:
+        return turn
+    most_bytes = max(turn.memory.most_available_bytes, turn.available_bytes)
+    return replace(turn, memory=replace(turn.memory, most_available_bytes=most_bytes))
+
+
+def _is_plateau(turn: Turn) -> bool:
+    """Whether nothing was lost since the plateau began, and nothing is being done about a loss."""
+    plateau = turn.memory.plateau
+    if plateau is None or turn.memory.level > Level.WARN or turn.memory.awaited:
+        return False
+    if not all(isinstance(track.stage, Running) for track in turn.memory.jobs.values()):
+        return False
+    noise_bytes = max(_PLATEAU_NOISE_BYTES, turn.watermarks.warn_bytes // _PLATEAU_NOISE_PART)
+    return turn.available_bytes >= plateau.available_bytes - noise_bytes
+
+
+def baseline_of(turn: Turn) -> Baseline:
+    """Return host and jobs as they are now."""
+    sizes = {
+        job_id: Size(track.sample.upper_bytes)
+        for job_id, track in turn.memory.jobs.items()
+        if track.sample is not None
+    }
+    return Baseline(turn.at_ns, turn.available_bytes, sizes)
+
+
+def _is_calm(turn: Turn) -> bool:
+    if turn.memory.level != Level.FINE:
+        return False
+    fastest = turn.memory.loss.fastest_bytes_per_s(turn.at_ns)
+    headroom_bytes = turn.available_bytes - turn.watermarks.pause_bytes
+    # One point is no row: how fast it falls is not known yet.
+    knows_rate = len(turn.memory.loss.points) > 1
+    return knows_rate and headroom_bytes > fastest * _CALM_S
+
+
+def _undone_by_others(turn: Turn) -> Turn:
+    for job_id, track in turn.memory.jobs.items():
+        match track.stage:
+            case Frozen() | Held() if job_id in turn.look.paused:
+                # The user's pause takes the guard's place: only the user ends it now.
+                turn = turn.with_job(_pardoned(turn, track))
+            case Frozen() if job_id in turn.look.stopping:
+                # A SIGSTOP of ours may have come after the ladder's SIGCONT.
+                turn = turn.saying(Thaw(job_id)).with_job(replace(track, stage=Running()))
+            case Held() if job_id in turn.look.stopping:
+                turn = turn.with_job(replace(track, stage=Running()))
+            case Held() if job_id in turn.look.resumed:
+                turn = turn.with_job(_pardoned(turn, track)).saying(
+                    Tell("resumed by its user while the guard held it", job_id)
+                )
+            case _:
+                pass
+    return turn
+
+
+def _pardoned(turn: Turn, track: JobTrack) -> JobTrack:
+    stage = track.stage
+    running = replace(track, stage=Running(), acted_ns=turn.at_ns)
+    if not isinstance(stage, Held):
+        return running
+    if stage.verdict.trigger is Trigger.OWN_LIMIT:
+        return replace(running, pardoned_bytes=stage.verdict.held_bytes)
+    return replace(running, spared_until_ns=turn.at_ns + _SPARED_NS)
+
+
+def _came_back(turn: Turn) -> Turn:
+    """Say of each job that the guard ended what came back, once it has or time is up."""
+    waiting: list[Awaited] = []
+    for awaited in turn.memory.awaited:
+        freed_bytes = turn.available_bytes - awaited.low_bytes
+        is_back = freed_bytes >= awaited.predicted_bytes * CAME_BACK_SHARE
+        if not is_back and turn.at_ns - awaited.gone_ns < CAME_BACK_WAIT_NS:
+            waiting.append(awaited)
+            continue
+        took_ns = turn.at_ns - awaited.acted_ns
+        turn = turn.saying(
+            CameBack(awaited.job_id, max(0, freed_bytes), took_ns, turn.available_bytes)
+        )
+    return replace(turn, memory=replace(turn.memory, awaited=tuple(waiting)))

@@ -1,0 +1,166 @@
+"""A job's own limit: proof of innocence, suspicion, measuring, verdict. Pure.
+
+The sum of the resident sets is never less than what a job holds: at or below the limit it
+proves innocence. Above it only the charge convicts, and a job of forked workers that share
+memory is above it all its life; so the charge is asked for without freezing anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from agentd.core.guard.explain import over_limit_text
+from agentd.core.guard.model import (
+    Hold,
+    Kill,
+    Level,
+    MemAction,
+    Tell,
+    Terminate,
+    Trigger,
+)
+from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Running, Told
+from agentd.core.guard.turn import Turn
+from agentd.core.guard.units import MIB, S_NS
+
+#: A job that its user let go on is judged again when it is past its size then by the larger.
+_PARDON_BYTES = 64 * MIB
+_PARDON_SHARE = 0.02
+#: A job that is being ended may grow by this before it is killed: the memory clock.
+ENDING_GROWTH_BYTES = 32 * MIB
+#: How often the owner of a job that may go over its limit is told, and for how much growth.
+_TELL_AGAIN_NS = 60 * S_NS
+_TELL_AGAIN_SHARE = 1.1
+
+
+def judged_limit_bytes(track: JobTrack) -> int | None:
+    """Return the size above which a job is judged; None: never."""
+    limit_bytes, pardoned_bytes = track.rules.limit_bytes, track.pardoned_bytes
+    if limit_bytes is None or pardoned_bytes is None:
+        return limit_bytes
+    allowance_bytes = max(_PARDON_BYTES, int(pardoned_bytes * _PARDON_SHARE))
+    return max(limit_bytes, pardoned_bytes + allowance_bytes)
+
+
+def judge_own_limits(turn: Turn) -> Turn:
+    """Return the turn with every job judged by its own limit alone."""
+    for track in list(turn.memory.jobs.values()):
+        match track.stage:
+            case Ending():
+                turn = _watch_ending(turn, track, track.stage)
+            case Running() if track.rules.job_id not in turn.look.paused:
+                turn = _suspect(turn, track)
+            case Frozen():
+                turn = _convict(turn, track)
+            case _:
+                pass
+    return turn
+
+
+def _suspect(turn: Turn, track: JobTrack) -> Turn:
+    charged = _over(turn, track)
+    if charged is None:
+        return turn
+    if turn.is_stopping(track):
+        return _hasten(turn, track, charged)
+    if track.rules.action is MemAction.WARN:
+        # It is never stopped for its own limit, so it is not stopped to be measured either.
+        return _tell(turn, track, charged)
+    if turn.is_rebased and turn.crossed == Level.FINE:
+        return turn
+    return turn.freeze(track, Trigger.OWN_LIMIT)
+
+
+def _over(turn: Turn, track: JobTrack) -> Charged | None:
+    limit_bytes = judged_limit_bytes(track)
+    charged = turn.charged(track)
+    if limit_bytes is None or charged is None or charged.held_bytes <= limit_bytes:
+        return None
+    return charged
+
+
+def _convict(turn: Turn, track: JobTrack) -> Turn:
+    if _over(turn, track) is None or track.rules.action is MemAction.WARN:
+        return turn
+    if track.rules.action is MemAction.PAUSE:
+        return hold(turn, track, Trigger.OWN_LIMIT)
+    return terminate(turn, track, Trigger.OWN_LIMIT)
+
+
+def _tell(turn: Turn, track: JobTrack, charged: Charged) -> Turn:
+    told = track.told
+    if told is not None and (
+        turn.at_ns - told.at_ns < _TELL_AGAIN_NS
+        or charged.held_bytes < told.held_bytes * _TELL_AGAIN_SHARE
+    ):
+        return turn
+    text = over_limit_text(turn.verdict(track, Trigger.OWN_LIMIT))
+    turn = turn.with_job(replace(track, told=Told(turn.at_ns, charged.held_bytes)))
+    return turn.saying(Tell(text, track.rules.job_id))
+
+
+def _hasten(turn: Turn, track: JobTrack, charged: Charged) -> Turn:
+    """Kill a job that somebody else is stopping, if it grows past its limit meanwhile."""
+    limit_bytes = judged_limit_bytes(track)
+    is_past = limit_bytes is not None and charged.held_bytes > limit_bytes + ENDING_GROWTH_BYTES
+    if track.rules.action is not MemAction.KILL or not is_past:
+        return turn
+    return kill(turn, track, Trigger.OWN_LIMIT)
+
+
+def _watch_ending(turn: Turn, track: JobTrack, stage: Ending) -> Turn:
+    """The memory clock of the ladder: the shim's own counts only time."""
+    sample = turn.fresh(track)
+    if sample is None or stage.killed_ns is not None:
+        return turn
+    if stage.upper_bytes is None:
+        seen = replace(stage, upper_bytes=sample.upper_bytes, processes=sample.processes)
+        return turn.with_job(replace(track, stage=seen))
+    charged = turn.charged(track)
+    if charged is not None and _has_grown(stage.verdict.held_bytes, charged.held_bytes):
+        return kill(turn, track, stage.verdict.trigger)
+    if not _has_grown(stage.upper_bytes, sample.upper_bytes):
+        return turn
+    if sample.processes <= stage.processes or turn.is_unmeasurable(track):
+        return kill(turn, track, stage.verdict.trigger)
+    # More processes than at the verdict: a handler may have forked, and forks share.
+    return turn if charged is not None else turn.asking((track.rules.job_id,))
+
+
+def _has_grown(from_bytes: int, to_bytes: int) -> bool:
+    return to_bytes > from_bytes + ENDING_GROWTH_BYTES
+
+
+# The verdicts, for every trigger.
+
+
+def hold(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
+    """Return the turn with a frozen job kept paused."""
+    verdict = turn.verdict(track, trigger)
+    return turn.doing(replace(track, stage=Held(verdict, turn.at_ns)), Hold(verdict))
+
+
+def terminate(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
+    """Return the turn with a job's stop ladder begun."""
+    verdict = turn.verdict(track, trigger)
+    act = Terminate(verdict, track.rules.grace_s)
+    return turn.doing(replace(track, stage=_ending(turn, track, trigger)), act)
+
+
+def kill(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
+    """Return the turn with a job killed."""
+    stage = track.stage if isinstance(track.stage, Ending) else _ending(turn, track, trigger)
+    killed = replace(stage, killed_ns=turn.at_ns)
+    return turn.doing(replace(track, stage=killed), Kill(turn.verdict(track, trigger)))
+
+
+def _ending(turn: Turn, track: JobTrack, trigger: Trigger) -> Ending:
+    sample = track.sample
+    return Ending(
+        verdict=turn.verdict(track, trigger),
+        since_ns=turn.at_ns,
+        grace_s=track.rules.grace_s,
+        upper_bytes=None if sample is None else sample.upper_bytes,
+        processes=0 if sample is None else sample.processes,
+        low_bytes=turn.available_bytes,
+    )

@@ -1,0 +1,1 @@
+"""The guard at work: it measures, asks core.guard, and acts."""

@@ -1,0 +1,256 @@
+"""The guard as the warden's most urgent duty: look, ask the policy, act, and again.
+
+The policy is pure and knows everything by `Look`; what it wants is done at once and in order.
+A look that leads to an act is followed by the next one in the same turn, until the policy can
+wait or the turn has had its share.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+from agentd.core.contract import GuardNotice, Message, ReportGuard, SetGuard
+from agentd.core.guard.adopt import adopt
+from agentd.core.guard.model import HostSample, JobSample, Look, NextLook, Rules, Thaw
+from agentd.core.guard.policy import decide
+from agentd.core.guard.state import Memory
+from agentd.errors import RecordCorruptError
+from agentd.paths import Paths
+from agentd.system import jobdir
+from agentd.system.memory.host import HostGauge
+from agentd.system.memory.pressure import PressureTrigger, open_trigger
+from agentd.system.memory.tree import Census
+from agentd.warden.guard import papers, report
+from agentd.warden.guard.hands import FREEZE_SLICE_S, Hands, job_of
+from agentd.warden.guard.journal import Journal, Phase
+from agentd.warden.guard.reader import SpawnedReader
+from agentd.warden.guard.ward import Ward
+from agentd.warden.loop import Loop
+from agentd.warden.minded import MindedJob, rules_from
+from agentd.warden.shims import Shims
+
+#: Looks of one turn; more wait for the next, so that the rest of the warden lives on.
+_LOOKS_IN_A_ROW = 8
+_NOTICES_KEPT = 50
+#: A look planned sooner than this is near a mark: no new process may be missed then.
+_NEAR_NS = 100_000_000
+#: For how long a report of stalls counts.
+_PRESSURE_NS = 2_000_000_000
+_AFTER_DEFECT_S = 0.1
+#: How long a look waits at least for page tables that somebody reads.
+_MEASURING_NS = 4_000_000
+_SAMPLING = "sampling: memory of host and jobs, every 2 ms near a mark, each second far from all"
+_NS = 1_000_000_000
+
+
+class Guard:
+    """Guards the host's memory and the jobs' limits."""
+
+    def __init__(
+        self, paths: Paths, shims: Shims, tell: Callable[[Message], bool], residency: str
+    ) -> None:
+        """Begin; see `take_up`.
+
+        Args:
+            paths: The agent's.
+            shims: The jobs, and the way to their shims.
+            tell: Passes a message to the server; False if none takes it now.
+            residency: Whether this process stays in RAM, in words.
+
+        """
+        self._residency = residency
+        self._paths = paths
+        self._shims = shims
+        self._tell = tell
+        self._policy = papers.read_policy(paths.guard_policy)
+        self._memory = Memory()
+        self._census = Census(reader=SpawnedReader(shims))
+        self._host = HostGauge(descriptors=self._census.descriptors)
+        self._pressure = open_trigger()
+        self._pressed_until_ns = 0
+        self._journal = Journal(paths.guard_state)
+        self._hands = Hands(paths, shims, self._journal, self._notify)
+        self._wards: dict[int, Ward] = {}
+        #: All of a look that changes with `Shims.revision` only.
+        self._scene = Look(0, HostSample(0, 0, 0))
+        self._seen_revision = -1
+        self._resumed: set[int] = set()
+        self._next = NextLook(0)
+        self._due_s = 0.0
+        #: Some charge that was asked for is still to come.
+        self._is_measuring = False
+        self._notices: deque[GuardNotice] = deque(maxlen=_NOTICES_KEPT)
+        self._untold: deque[GuardNotice] = deque(maxlen=_NOTICES_KEPT)
+
+    # What the loop asks.
+
+    def due_s(self) -> float | None:
+        """Return when to look again, on the monotonic clock."""
+        return 0.0 if self._shims.has_limited_start else self._due_s
+
+    def run(self) -> None:
+        """Look and act until the policy can wait."""
+        self._shims.has_limited_start = False
+        # Should this look fail, the next one is not to come at once.
+        self._due_s = time.monotonic() + _AFTER_DEFECT_S
+        for _ in range(_LOOKS_IN_A_ROW):
+            self._look()
+            if self._next.after_ns > 0 or self._is_measuring:
+                break
+        shortest_ns = _MEASURING_NS if self._is_measuring else 0
+        self._due_s = time.monotonic() + max(self._next.after_ns, shortest_ns) / _NS
+
+    def watch_pressure(self, loop: Loop) -> None:
+        """Be woken when the kernel reports stalls, where it can."""
+        if isinstance(self._pressure, PressureTrigger):
+            descriptor = self._pressure.fileno()
+            loop.watch(descriptor, lambda events: self._pressed(loop, events), select.EPOLLPRI)
+
+    def _pressed(self, loop: Loop, events: int) -> None:
+        if isinstance(self._pressure, PressureTrigger) and events & select.EPOLLERR:
+            loop.forget(self._pressure.fileno())
+            self._pressure.close()
+            self._pressure = "the kernel has taken its trigger back"
+            return
+        self._pressed_until_ns = time.monotonic_ns() + _PRESSURE_NS
+        self._due_s = 0.0
+
+    # What the warden asks.
+
+    def take_up(self) -> None:
+        """Continue what the last warden was about; after the adoption."""
+        self._refresh()
+        for job_id, entry in list(self._journal.entries.items()):
+            ward = self._wards.get(job_id)
+            if ward is None:
+                self._journal.drop(job_id)
+            else:
+                was = self._hands.continue_with(ward, entry)
+                self._memory = adopt(self._memory, job_id, was)
+
+    def let_go(self) -> None:
+        """Leave no job frozen that nobody would judge any more: the agent ends."""
+        for job_id, entry in list(self._journal.entries.items()):
+            ward = self._wards.get(job_id)
+            if entry.phase is Phase.FROZEN and ward is not None:
+                self._hands.carry_out(Thaw(job_id), ward)
+
+    def set_policy(self, order: SetGuard) -> None:
+        """Go by another policy from now on."""
+        self._policy = papers.policy_of(order)
+        self._due_s = 0.0
+        try:
+            papers.write_policy(self._paths.guard_policy, order)
+        except OSError as error:
+            os.write(2, f"guard: cannot keep its policy: {error}\n".encode())
+
+    def answer(self, question: ReportGuard) -> None:
+        """Tell the server how the guard sees host and jobs."""
+        layers = (_SAMPLING, self._pressure_layer(), f"the warden is {self._residency}")
+        self._tell(report.make(question.number, self._policy, self._memory, layers, self._notices))
+
+    def _pressure_layer(self) -> str:
+        if isinstance(self._pressure, PressureTrigger):
+            return "pressure trigger (PSI): woken by stalls of 0.2 s within 2 s"
+        return f"no pressure trigger: {self._pressure}"
+
+    def greet(self) -> None:
+        """Tell a new server what no server has heard yet."""
+        while self._untold and self._tell(self._untold[0]):
+            self._untold.popleft()
+
+    # One look.
+
+    def _look(self) -> None:
+        if self._shims.revision != self._seen_revision:
+            self._refresh()
+        at_ns = time.monotonic_ns()
+        host = self._host.read(at_ns)
+        if at_ns < self._pressed_until_ns:
+            host = replace(host, under_pressure=True)
+        samples = self._measure(at_ns, host)
+        self._is_measuring = any(sample.is_measuring for sample in samples.values())
+        look = replace(
+            self._scene,
+            at_ns=at_ns,
+            host=host,
+            jobs=samples,
+            resumed=frozenset(self._resumed),
+        )
+        self._hands.is_dry = self._policy.dry_run
+        decision = decide(self._policy, self._memory, look)
+        self._memory, self._next = decision.memory, decision.next
+        self._resumed.clear()
+        for act in decision.acts:
+            job_id = job_of(act)
+            self._hands.carry_out(act, None if job_id is None else self._wards.get(job_id))
+
+    def _measure(self, at_ns: int, host: HostSample) -> dict[int, JobSample]:
+        samples: dict[int, JobSample] = {}
+        has_swap = host.swap_free_bytes < host.swap_total_bytes
+        eager = self._next.after_ns <= _NEAR_NS
+        for job_id in self._next.jobs | self._next.charges:
+            ward = self._wards.get(job_id)
+            if ward is None:
+                continue
+            if ward.freezing is not None and not ward.freezing.is_complete:
+                # Measured while it still grows it would only have to be measured again.
+                ward.freezing.go_on(FREEZE_SLICE_S)
+            elif job_id in self._next.charges:
+                samples[job_id] = ward.charge(at_ns, has_swap=has_swap)
+            else:
+                samples[job_id] = ward.resident(at_ns, has_swap=has_swap, eager=eager)
+        return samples
+
+    def _refresh(self) -> None:
+        """See which jobs run now, and how."""
+        self._seen_revision = self._shims.revision
+        jobs = {job.job_id: job for job in self._shims.running()}
+        for job_id in self._wards.keys() - jobs.keys():
+            self._wards.pop(job_id).close()
+            self._journal.drop(job_id)
+        for job_id, job in jobs.items():
+            if job_id not in self._wards:
+                self._wards[job_id] = Ward(job, self._census)
+        held = {i for i, e in self._journal.entries.items() if e.phase is Phase.HELD}
+        for job_id in held & jobs.keys():
+            self._see_held(self._wards[job_id])
+        self._scene = Look(
+            0,
+            HostSample(0, 0, 0),
+            rules={job_id: _rules(job) for job_id, job in jobs.items()},
+            paused=frozenset(i for i, j in jobs.items() if j.view.phase == "paused") - held,
+            stopping=frozenset(i for i, j in jobs.items() if j.view.phase == "stopping"),
+        )
+
+    def _see_held(self, ward: Ward) -> None:
+        phase = ward.job.view.phase
+        if phase == "paused":
+            ward.is_hold_confirmed = True
+        elif ward.is_hold_confirmed:
+            # The user has let it go on, or has it stopped.
+            self._journal.drop(ward.job_id)
+            if phase == "running":
+                self._resumed.add(ward.job_id)
+
+    def _notify(self, notice: GuardNotice) -> None:
+        self._notices.append(notice)
+        if self._untold or not self._tell(notice):
+            self._untold.append(notice)
+
+
+def _rules(job: MindedJob) -> Rules:
+    if job.rules is None:
+        try:
+            spec = jobdir.read_spec(job.directory)
+        except (RecordCorruptError, OSError):
+            spec = None
+        job.rules = Rules(job.job_id) if spec is None else rules_from(spec)
+    if job.rules.started_at_ns != job.view.started_at_ns:
+        job.rules = replace(job.rules, started_at_ns=job.view.started_at_ns)
+    return job.rules

@@ -1,0 +1,47 @@
+"""The guard's policy on disk: a warden guards before there is a server, and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+
+from agentd.core.contract import SetGuard
+from agentd.core.guard.model import GuardPolicy, Mark, Marks
+from agentd.system.files import write_all
+
+
+def policy_of(order: SetGuard) -> GuardPolicy:
+    """Return the policy that the server has read from the configuration. Pure."""
+    return GuardPolicy(
+        enabled=order.enabled,
+        dry_run=order.dry_run,
+        marks=Marks(
+            warn=Mark(*order.warn),
+            pause=Mark(*order.pause),
+            term=Mark(*order.term),
+            kill=Mark(*order.kill),
+        ),
+        pause_limit_s=order.pause_limit_s,
+    )
+
+
+def read_policy(path: str) -> GuardPolicy:
+    """Return the policy last in force; the default one if there is none that makes sense."""
+    try:
+        with open(path, "rb") as file:
+            body = json.loads(file.read())
+        return policy_of(SetGuard(**body))
+    except (OSError, TypeError, ValueError):
+        return GuardPolicy()
+
+
+def write_policy(path: str, order: SetGuard) -> None:
+    """Keep the policy for the next warden. Raises OSError; the old one is then still there."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(f"{path}.tmp", flags, 0o600)
+    try:
+        write_all(descriptor, json.dumps(asdict(order)).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+    os.rename(f"{path}.tmp", path)
