@@ -18,7 +18,7 @@ _SHARED_WORTH_A_LOOK_BYTES = 16 << 20
 #: With less than this part of the resident sets in doubt nobody's page tables are read.
 _CERTAIN = 16
 #: Read in some ten milliseconds even on slow machines: nobody is asked to do that.
-_READ_AT_ONCE_BYTES = 64 << 20
+_READ_AT_ONCE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)

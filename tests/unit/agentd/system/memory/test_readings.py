@@ -25,7 +25,7 @@ from tests.unit.agentd.system.memory.rigs import (
 from tests.unit.agentd.system.sandbox import fork, hang
 
 #: More than is read at once.
-_LARGE_BYTES = 96 * MIB
+_LARGE_BYTES = 160 * MIB
 _SELF = "/proc/self/smaps_rollup"
 
 
