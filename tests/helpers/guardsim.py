@@ -49,6 +49,9 @@ class SimJob:
     grace_s: float = 10.0
     started_at_ns: int = 1
     most_bytes: int = 1 << 62
+    #: How long its page tables take to be read, beside the guard; from when they are.
+    reading_ns: int = 0
+    read_since_ns: int | None = None
     is_stopped: bool = False
     is_paused_by_user: bool = False
     ending_ns: int | None = None
@@ -197,21 +200,32 @@ class Sim:
                 continue
             cost_ns = _CHARGE_NS if job_id in self.plan.charges else _RESIDENT_NS
             self.pass_time(cost_ns)
-            charge = Charge(job.size_bytes, job.size_bytes)
+            is_wanted = job_id in self.plan.charges
+            is_read = is_wanted and self._is_read(job)
             samples[job_id] = JobSample(
                 job_id,
                 self.at_ns,
                 int(job.size_bytes * job.upper_factor),
-                charge if job_id in self.plan.charges else None,
+                Charge(job.size_bytes, job.size_bytes) if is_read else None,
                 processes=1,
-                cost_ns=cost_ns,
+                cost_ns=cost_ns + (job.reading_ns if is_read else 0),
+                is_measuring=is_wanted and not is_read,
             )
         return samples
+
+    def _is_read(self, job: SimJob) -> bool:
+        if job.read_since_ns is None:
+            job.read_since_ns = self.at_ns
+        if self.at_ns - job.read_since_ns < job.reading_ns:
+            return False
+        job.read_since_ns = None
+        return True
 
     def _do(self, act: Act) -> None:
         match act:
             case Freeze(job_id=job_id):
                 self.jobs[job_id].is_stopped = True
+                self.jobs[job_id].read_since_ns = None
             case Thaw(job_id=job_id) | Release(job_id=job_id):
                 self.jobs[job_id].is_stopped = False
             case Hold(verdict=verdict):

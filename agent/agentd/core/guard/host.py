@@ -30,6 +30,8 @@ _BUFFER_SHARE = 0.25
 _MATTERS_SHARE = 0.25
 #: How long a job that was frozen and found innocent is not frozen for the host again.
 _CLEARED_NS = S_NS
+#: Nor for so many times what that took: it was stopped meanwhile.
+_CLEARED_COST_FACTOR = 50
 
 
 def guard_host(turn: Turn) -> Turn:
@@ -280,6 +282,11 @@ def _thaw_innocent(turn: Turn) -> Turn:
         if not _is_measured(turn, track):
             turn = turn.asking((track.rules.job_id,))
         elif track.rules.job_id not in turn.kept:
-            cleared = replace(track, cleared_until_ns=turn.at_ns + _CLEARED_NS)
+            gap_ns = max(_CLEARED_NS, _CLEARED_COST_FACTOR * _cost_ns(track))
+            cleared = replace(track, cleared_until_ns=turn.at_ns + gap_ns)
             turn = turn.thaw(cleared)
     return turn
+
+
+def _cost_ns(track: JobTrack) -> int:
+    return 0 if track.charged is None else track.charged.sample.cost_ns

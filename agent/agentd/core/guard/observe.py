@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import (
     CameBack,
     GuardPolicy,
     JobSample,
     Level,
     Look,
+    Rules,
     Tell,
     Thaw,
     Trigger,
@@ -24,6 +26,7 @@ from agentd.core.guard.state import (
     Held,
     JobTrack,
     Memory,
+    Proof,
     Running,
     Size,
 )
@@ -60,7 +63,7 @@ def observe(policy: GuardPolicy, memory: Memory, look: Look) -> Turn:
         looked_ns=look.at_ns,
     )
     jobs = {
-        job_id: _seen_job(memory, look, memory.jobs.get(job_id) or JobTrack(rules), is_rebased)
+        job_id: _seen_job(memory, look, memory.jobs.get(job_id) or _new(look, rules), is_rebased)
         for job_id, rules in look.rules.items()
     }
     gone = [track for job_id, track in memory.jobs.items() if job_id not in jobs]
@@ -77,6 +80,10 @@ def is_surveyed(memory: Memory, look: Look) -> bool:
         track.sample is not None and look.at_ns - track.sample.at_ns <= FRESH_NS
         for track in memory.jobs.values()
     )
+
+
+def _new(look: Look, rules: Rules) -> JobTrack:
+    return JobTrack(rules, proof=Proof(0, look.host.available_bytes))
 
 
 def _is_gap(memory: Memory, look: Look) -> bool:
@@ -108,6 +115,7 @@ def _with_sample(memory: Memory, look: Look, track: JobTrack, sample: JobSample)
         upper=track.upper.seen(sample.at_ns, sample.upper_bytes),
     )
     charge = sample.charge
+    track = _with_proof(look, track, sample)
     if charge is None:
         was_asked = track.rules.job_id in memory.planned.charges and not sample.is_measuring
         return replace(
@@ -120,6 +128,13 @@ def _with_sample(memory: Memory, look: Look, track: JobTrack, sample: JobSample)
     return replace(
         track, charged=charged, held=track.held.seen(sample.at_ns, held_bytes), unanswered=0
     )
+
+
+def _with_proof(look: Look, track: JobTrack, sample: JobSample) -> JobTrack:
+    limit_bytes, charge = judged_limit_bytes(track), sample.charge
+    if limit_bytes is None or charge is None or charge.held_bytes > limit_bytes:
+        return track
+    return replace(track, proof=Proof(charge.held_bytes, look.host.available_bytes))
 
 
 def _awaited(memory: Memory, look: Look, gone: list[JobTrack]) -> tuple[Awaited, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentd.core.guard.explain import over_limit_text
+from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import (
     Hold,
     Kill,
@@ -23,23 +24,13 @@ from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Run
 from agentd.core.guard.turn import Turn
 from agentd.core.guard.units import MIB, S_NS
 
-#: A job that its user let go on is judged again when it is past its size then by the larger.
-_PARDON_BYTES = 64 * MIB
-_PARDON_SHARE = 0.02
+#: Available memory jitters by this much without any job.
+_NOISE_BYTES = 16 * MIB
 #: A job that is being ended may grow by this before it is killed: the memory clock.
 ENDING_GROWTH_BYTES = 32 * MIB
 #: How often the owner of a job that may go over its limit is told, and for how much growth.
 _TELL_AGAIN_NS = 60 * S_NS
 _TELL_AGAIN_SHARE = 1.1
-
-
-def judged_limit_bytes(track: JobTrack) -> int | None:
-    """Return the size above which a job is judged; None: never."""
-    limit_bytes, pardoned_bytes = track.rules.limit_bytes, track.pardoned_bytes
-    if limit_bytes is None or pardoned_bytes is None:
-        return limit_bytes
-    allowance_bytes = max(_PARDON_BYTES, int(pardoned_bytes * _PARDON_SHARE))
-    return max(limit_bytes, pardoned_bytes + allowance_bytes)
 
 
 def judge_own_limits(turn: Turn) -> Turn:
@@ -60,7 +51,7 @@ def judge_own_limits(turn: Turn) -> Turn:
 def _suspect(turn: Turn, track: JobTrack) -> Turn:
     charged = _over(turn, track)
     if charged is None:
-        return turn
+        return turn.freeze(track, Trigger.OWN_LIMIT) if _has_consumed(turn, track) else turn
     if turn.is_stopping(track):
         return _hasten(turn, track, charged)
     if track.rules.action is MemAction.WARN:
@@ -69,6 +60,25 @@ def _suspect(turn: Turn, track: JobTrack) -> Turn:
     if turn.is_rebased and turn.crossed == Level.FINE:
         return turn
     return turn.freeze(track, Trigger.OWN_LIMIT)
+
+
+def _has_consumed(turn: Turn, track: JobTrack) -> bool:
+    """Whether the host has lost what the job would have taken to come above its limit.
+
+    Then it is stopped before it is measured: page tables of many processes take long to be read,
+    and it would grow meanwhile. Workers that share memory are above their limit by resident sets
+    alone, and the host does not lose it.
+    """
+    sample, proof = turn.fresh(track), track.proof
+    limit_bytes = judged_limit_bytes(track)
+    if sample is None or proof is None or limit_bytes is None:
+        return False
+    if track.rules.action is MemAction.WARN or turn.is_stopping(track) or turn.is_rebased:
+        return False
+    if sample.upper_bytes <= limit_bytes or turn.at_ns < track.cleared_until_ns:
+        return False
+    lost_bytes = proof.host_available_bytes - turn.available_bytes
+    return lost_bytes > max(_NOISE_BYTES, limit_bytes - proof.held_bytes)
 
 
 def _over(turn: Turn, track: JobTrack) -> Charged | None:

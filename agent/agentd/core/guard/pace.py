@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import Level, MemAction, NextLook
-from agentd.core.guard.own_limit import ENDING_GROWTH_BYTES, judged_limit_bytes
-from agentd.core.guard.state import Ending, Frozen, JobTrack, Running
+from agentd.core.guard.own_limit import ENDING_GROWTH_BYTES
+from agentd.core.guard.state import Charged, Ending, Frozen, JobTrack, Running
 from agentd.core.guard.turn import Turn, upper_now
 from agentd.core.guard.units import GIB, MIB, MS_NS, S_NS
 
@@ -230,7 +231,8 @@ def _charge_due(turn: Turn, track: JobTrack, limit_bytes: int) -> _Due:
     """Above its limit by resident sets: when its charge could have come above it as well."""
     job_id, charged, now_ns = track.rules.job_id, track.charged, turn.at_ns
     if track.sample is not None and track.sample.is_measuring:
-        return _Due(job_id, now_ns + QUIET_NS, wants_charge=True)
+        grows = track.upper.fastest_bytes_per_s(now_ns) >= _QUIET_BYTES_PER_S
+        return _Due(job_id, now_ns + (SHORTEST_NS if grows else QUIET_NS), wants_charge=True)
     if turn.is_unmeasurable(track):
         last_ns = now_ns if track.sample is None else track.sample.at_ns
         return _Due(job_id, last_ns + _HOPELESS_NS, wants_charge=True)
@@ -251,4 +253,13 @@ def _charge_due(turn: Turn, track: JobTrack, limit_bytes: int) -> _Due:
         delay_ns = 0
     shortest_ns = QUIET_NS if fastest < _QUIET_BYTES_PER_S else SHORTEST_NS
     due_ns = last_ns + max(shortest_ns, dearest_ns, delay_ns)
+    look_ns = _look_at_ns(turn, track, _unspent_bytes(turn, charged, headroom_bytes))
+    if look_ns < due_ns:
+        return _Due(job_id, look_ns)
     return _or_peek(turn, _Due(job_id, due_ns, wants_charge=True), headroom_bytes)
+
+
+def _unspent_bytes(turn: Turn, charged: Charged, headroom_bytes: int) -> int:
+    """Return how much of its headroom a job cannot have used up: the host has not lost it."""
+    lost_bytes = charged.host_available_bytes - turn.available_bytes
+    return max(0, headroom_bytes - max(0, lost_bytes))

@@ -70,6 +70,14 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """How much a job held when that was last known, at its beginning nothing; what the host had."""
+
+    held_bytes: int
+    host_available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """When a job's owner was last told that it is over its limit, and by how much."""
 
@@ -88,6 +96,8 @@ class JobTrack:
     held: Gauge = field(default_factory=Gauge)
     sample: JobSample | None = None
     charged: Charged | None = None
+    #: Its innocence by its own limit.
+    proof: Proof | None = None
     #: What the host had available when the job was last looked at.
     seen_available_bytes: int = 0
     #: What a look without the charge costs.

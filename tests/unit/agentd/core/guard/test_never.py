@@ -86,7 +86,8 @@ class Witness:
             newest_ns = max(self.samples.get(job_id, [-1]))
             assert look.at_ns - newest_ns <= FRESH_NS, "an act on a stale sample"
             assert newest_ns > self.acted_ns.get(job_id, -1), "an act on what was before one"
-            _check_guilt(sim, look, job)
+            if not (isinstance(act, Freeze) and _is_suspect(sim, look, job_id)):
+                _check_guilt(sim, look, job)
         if job.is_paused_by_user:
             assert isinstance(act, Terminate | Kill), "the user's pause was touched"
             assert sim.memory.level >= Level.TERM
@@ -109,6 +110,15 @@ class Witness:
 
 def _job_of(act: Act) -> int:
     return act.job_id if isinstance(act, Freeze | Thaw | Release) else -1
+
+
+def _is_suspect(sim: Sim, look: Look, job_id: int) -> bool:
+    """Whether it may be stopped to be measured: the host has lost all it was short of its limit."""
+    track = sim.memory.jobs[job_id]
+    if track.proof is None or track.rules.limit_bytes is None:
+        return False
+    lost_bytes = track.proof.host_available_bytes - look.host.available_bytes
+    return lost_bytes > track.rules.limit_bytes - track.proof.held_bytes
 
 
 def _check_guilt(sim: Sim, look: Look, job: SimJob) -> None:

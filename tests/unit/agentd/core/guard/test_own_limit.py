@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -245,3 +246,40 @@ def test_a_guard_that_is_switched_off_releases_what_it_held() -> None:
     assert isinstance(sim.acts()[2], Release)
     assert not job.is_stopped
     assert set(sim.delays_ns[-10:]) == {S_NS}
+
+
+@pytest.mark.parametrize("gib_per_s", [0.5, 2, 5])
+def test_a_job_whose_measuring_takes_long_is_stopped_first_if_the_host_lost_as_much(
+    gib_per_s: float,
+) -> None:
+    """It would grow on meanwhile: a bomb of hogs that share what they had before a fork."""
+    job = SimJob(1, 0, gib(gib_per_s), limit_bytes=gib(2), upper_factor=3, reading_ns=300 * MS_NS)
+    sim = Sim().add(job).run(4 / gib_per_s + 3)
+
+    assert job.is_gone
+    assert job.size_bytes - gib(2) <= max(mib(64), gib(gib_per_s) * 0.06)
+    assert sim.names()[:2] == ["Freeze", "Terminate"]
+
+
+def test_one_who_shares_is_not_stopped_for_what_the_host_did_not_lose() -> None:
+    """However long it takes to be measured, and however often it forks."""
+    job = SimJob(1, gib(4), limit_bytes=gib(6), upper_factor=1, reading_ns=2 * S_NS)
+    sim = Sim().add(job).run(3)
+    for factor in (4, 8, 16):
+        job.upper_factor = factor
+        sim.run(5)
+
+    assert sim.acts() == []
+
+
+def test_one_who_was_stopped_for_what_another_took_goes_on_and_is_left_alone() -> None:
+    """For fifty times as long as its measuring took."""
+    job = SimJob(1, gib(1), limit_bytes=gib(2), upper_factor=4, reading_ns=200 * MS_NS)
+    sim = Sim().add(job).run(2)
+    sim.others_rate_bytes_per_s = gib(1)
+    sim.run(8)
+
+    freezes = [done.at_ns for done in sim.done if isinstance(done.act, Freeze)]
+    assert set(sim.names()) <= {"Freeze", "Thaw"}
+    assert all(later - earlier >= 10 * S_NS for earlier, later in pairwise(freezes))
+    assert not job.is_stopped
