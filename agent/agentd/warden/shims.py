@@ -64,7 +64,9 @@ class Shims:
         self._leaders: dict[int, int] = {}
         #: Grows whenever a job begins, ends or changes its phase: the guard's view is then old.
         self.revision = 0
-        #: A job has begun that may have a limit of its own: the guard is to look at once.
+        #: A job has begun, or one that may have a limit of its own: the guard is to look soon, or
+        #: at once.
+        self.has_start = False
         self.has_limited_start = False
 
     # What the loop asks.
@@ -272,6 +274,7 @@ class Shims:
             case JobStarted():
                 job.view = replace(job.view, phase="running")
                 self._drop_start(job)
+                self.has_start = True
                 self.has_limited_start |= job.rules is None or job.rules.limit_bytes is not None
             case JobPaused() | JobResumed():
                 job.view = replace(job.view, phase=_PHASE_AFTER[type(message)])

@@ -42,6 +42,8 @@ _NEAR_NS = 100_000_000
 #: For how long a report of stalls counts.
 _PRESSURE_NS = 2_000_000_000
 _AFTER_DEFECT_S = 0.1
+#: Jobs that begin within so long are looked at together.
+_SOON_S = 0.02
 #: How long a look waits at least for page tables that somebody reads.
 _MEASURING_NS = 4_000_000
 _SAMPLING = "sampling: memory of host and jobs, every 2 ms near a mark, each second far from all"
@@ -82,6 +84,7 @@ class Guard:
         self._resumed: set[int] = set()
         self._next = NextLook(0)
         self._due_s = 0.0
+        self._looked_s = 0.0
         #: Some charge that was asked for is still to come.
         self._is_measuring = False
         self._notices: deque[GuardNotice] = deque(maxlen=_NOTICES_KEPT)
@@ -91,11 +94,17 @@ class Guard:
 
     def due_s(self) -> float | None:
         """Return when to look again, on the monotonic clock."""
-        return 0.0 if self._shims.has_limited_start else self._due_s
+        if self._shims.has_limited_start:
+            return 0.0
+        if self._shims.has_start:
+            # A guard with nobody to guard looks once a second: too late for whoever begins now.
+            return min(self._due_s, self._looked_s + _SOON_S)
+        return self._due_s
 
     def run(self) -> None:
         """Look and act until the policy can wait."""
-        self._shims.has_limited_start = False
+        self._shims.has_start = self._shims.has_limited_start = False
+        self._looked_s = time.monotonic()
         # Should this look fail, the next one is not to come at once.
         self._due_s = time.monotonic() + _AFTER_DEFECT_S
         for _ in range(_LOOKS_IN_A_ROW):
