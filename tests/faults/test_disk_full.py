@@ -102,8 +102,8 @@ def test_every_byte_is_there_or_in_a_gap(agent: Agent, disk: str) -> None:
         Path(f"{root}/part{number}").write_bytes(part)
     os.mkfifo(f"{root}/go")
     program = (
-        'for i in 0 1 2 3 4 5; do until read -r _ <"$0/go"; do :; done; cat "$0/part$i"; echo >"$0/done$i"; done; '
-        "exit 6"
+        'for i in 0 1 2 3 4 5; do until read -r _ <"$0/go"; do :; done; '
+        'cat "$0/part$i"; echo >"$0/done$i"; done; exit 6'
     )
     job_id = int(agent.cli("submit", "--", "/bin/sh", "-c", program, root, check=True).stdout)
     for number in range(6):

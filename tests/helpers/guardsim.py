@@ -52,6 +52,7 @@ class SimJob:
     #: How long its page tables take to be read, beside the guard; from when they are.
     reading_ns: int = 0
     read_since_ns: int | None = None
+    read_bytes: int = 0
     is_stopped: bool = False
     is_paused_by_user: bool = False
     ending_ns: int | None = None
@@ -206,16 +207,22 @@ class Sim:
                 job_id,
                 self.at_ns,
                 int(job.size_bytes * job.upper_factor),
-                Charge(job.size_bytes, job.size_bytes) if is_read else None,
+                self._charge(job) if is_read else None,
                 processes=1,
                 cost_ns=cost_ns + (job.reading_ns if is_read else 0),
                 is_measuring=is_wanted and not is_read,
             )
         return samples
 
+    @staticmethod
+    def _charge(job: SimJob) -> Charge:
+        # Its pages are counted one after the other while it grows.
+        held_bytes = (job.size_bytes + job.read_bytes) // 2 if job.reading_ns else job.size_bytes
+        return Charge(held_bytes, held_bytes)
+
     def _is_read(self, job: SimJob) -> bool:
         if job.read_since_ns is None:
-            job.read_since_ns = self.at_ns
+            job.read_since_ns, job.read_bytes = self.at_ns, job.size_bytes
         if self.at_ns - job.read_since_ns < job.reading_ns:
             return False
         job.read_since_ns = None

@@ -22,7 +22,7 @@ from agentd.core.guard.observe import (
 from agentd.core.guard.own_limit import hold, kill, terminate
 from agentd.core.guard.state import Ending, Frozen, Held, JobTrack, Running
 from agentd.core.guard.turn import Turn, freeable, holding, upper_now
-from agentd.core.guard.units import S_NS
+from agentd.core.guard.units import MIB, S_NS
 
 #: Memory wanted beyond the term mark, as a share of it: one act is to be enough.
 _BUFFER_SHARE = 0.25
@@ -32,6 +32,8 @@ _MATTERS_SHARE = 0.25
 _CLEARED_NS = S_NS
 #: Nor for so many times what that took: it was stopped meanwhile.
 _CLEARED_COST_FACTOR = 50
+#: Slower than this a job's resident sets do not grow.
+_GROWS_BYTES_PER_S = 64 * MIB
 
 
 def guard_host(turn: Turn) -> Turn:
@@ -282,11 +284,21 @@ def _thaw_innocent(turn: Turn) -> Turn:
         if not _is_measured(turn, track):
             turn = turn.asking((track.rules.job_id,))
         elif track.rules.job_id not in turn.kept:
-            gap_ns = max(_CLEARED_NS, _CLEARED_COST_FACTOR * _cost_ns(track))
+            gap_ns = _cleared_for_ns(turn, track, track.stage)
             cleared = replace(track, cleared_until_ns=turn.at_ns + gap_ns)
             turn = turn.thaw(cleared)
     return turn
 
 
-def _cost_ns(track: JobTrack) -> int:
-    return 0 if track.charged is None else track.charged.sample.cost_ns
+def _cleared_for_ns(turn: Turn, track: JobTrack, stage: Frozen) -> int:
+    """Return how long a job that was stopped for nothing is not stopped again.
+
+    One that grows was stopped a little early: how much it holds is known exactly now. One that
+    does not was stopped for what others took, and is spared for long.
+    """
+    if stage.trigger is not Trigger.OWN_LIMIT or track.charged is None:
+        return _CLEARED_NS
+    cost_ns = track.charged.sample.cost_ns
+    if track.upper.fastest_bytes_per_s(turn.at_ns) >= _GROWS_BYTES_PER_S:
+        return 0
+    return max(_CLEARED_NS, _CLEARED_COST_FACTOR * cost_ns)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import (
     CameBack,
+    Charge,
     GuardPolicy,
     JobSample,
     Level,
@@ -114,27 +115,35 @@ def _with_sample(memory: Memory, look: Look, track: JobTrack, sample: JobSample)
         seen_available_bytes=look.host.available_bytes,
         upper=track.upper.seen(sample.at_ns, sample.upper_bytes),
     )
-    charge = sample.charge
-    track = _with_proof(look, track, sample)
-    if charge is None:
-        was_asked = track.rules.job_id in memory.planned.charges and not sample.is_measuring
-        return replace(
-            track,
-            look_cost_ns=sample.cost_ns,
-            unanswered=track.unanswered + 1 if was_asked else track.unanswered,
-        )
-    held_bytes = min(charge.held_bytes, sample.upper_bytes)
-    charged = Charged(sample, held_bytes, charge.freeable_bytes, look.host.available_bytes)
+    if sample.charge is not None:
+        return _with_charge(look, track, sample, sample.charge)
+    was_asked = track.rules.job_id in memory.planned.charges and not sample.is_measuring
+    reading_bytes = track.reading_available_bytes
+    if sample.is_measuring and reading_bytes is None:
+        reading_bytes = look.host.available_bytes
     return replace(
-        track, charged=charged, held=track.held.seen(sample.at_ns, held_bytes), unanswered=0
+        track,
+        look_cost_ns=sample.cost_ns,
+        unanswered=track.unanswered + 1 if was_asked else track.unanswered,
+        reading_available_bytes=reading_bytes,
     )
 
 
-def _with_proof(look: Look, track: JobTrack, sample: JobSample) -> JobTrack:
-    limit_bytes, charge = judged_limit_bytes(track), sample.charge
-    if limit_bytes is None or charge is None or charge.held_bytes > limit_bytes:
-        return track
-    return replace(track, proof=Proof(charge.held_bytes, look.host.available_bytes))
+def _with_charge(look: Look, track: JobTrack, sample: JobSample, charge: Charge) -> JobTrack:
+    # What the host had when the reading began: what the job took meanwhile may not be in it.
+    then_bytes = track.reading_available_bytes
+    available_bytes = look.host.available_bytes if then_bytes is None else then_bytes
+    held_bytes = min(charge.held_bytes, sample.upper_bytes)
+    limit_bytes = judged_limit_bytes(track)
+    is_innocent = limit_bytes is not None and held_bytes <= limit_bytes
+    return replace(
+        track,
+        charged=Charged(sample, held_bytes, charge.freeable_bytes, available_bytes),
+        held=track.held.seen(sample.at_ns, held_bytes),
+        unanswered=0,
+        reading_available_bytes=None,
+        proof=Proof(held_bytes, available_bytes) if is_innocent else track.proof,
+    )
 
 
 def _awaited(memory: Memory, look: Look, gone: list[JobTrack]) -> tuple[Awaited, ...]:

@@ -21,6 +21,14 @@ _NEVER_NS = -1
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """How much a job held when that was last known, at its beginning nothing; what the host had."""
+
+    held_bytes: int
+    host_available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Running:
     """The guard does nothing to it; the user may have paused or stopped it."""
 
@@ -70,14 +78,6 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """How much a job held when that was last known, at its beginning nothing; what the host had."""
-
-    held_bytes: int
-    host_available_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Told:
     """When a job's owner was last told that it is over its limit, and by how much."""
 
@@ -96,6 +96,8 @@ class JobTrack:
     held: Gauge = field(default_factory=Gauge)
     sample: JobSample | None = None
     charged: Charged | None = None
+    #: What the host had when its page tables began to be read; None: they are not.
+    reading_available_bytes: int | None = None
     #: Its innocence by its own limit.
     proof: Proof | None = None
     #: What the host had available when the job was last looked at.

@@ -78,7 +78,8 @@ class Turn:
 
     def freeze(self, track: JobTrack, trigger: Trigger) -> Turn:
         """Return the turn with the job stopped, to be measured at once."""
-        frozen = replace(track, stage=Frozen(trigger, self.at_ns), unanswered=0)
+        stage = Frozen(trigger, self.at_ns)
+        frozen = replace(track, stage=stage, unanswered=0, reading_available_bytes=None)
         return self.doing(frozen, Freeze(track.rules.job_id)).asking((track.rules.job_id,))
 
     def thaw(self, track: JobTrack) -> Turn:

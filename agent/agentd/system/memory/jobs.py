@@ -99,11 +99,12 @@ class JobGauge:
             self._tree.settle(at_ns)
         upper_bytes, alive = self._look(has_swap=has_swap)
         charge = self._certain(upper_bytes, alive)
-        if self._pending is not None:
-            # What others spend on it counts as well: it is asked for as seldom as that demands.
-            began_ns = self._pending.began_ns
+        pending = self._pending
         if charge is None:
             charge = self._read(upper_bytes, alive)
+            if charge is not None and pending is not None:
+                # What others spent on it counts as well: it is asked for as seldom as that demands.
+                began_ns = pending.began_ns
         else:
             self.start_anew()
         if charge is not None:

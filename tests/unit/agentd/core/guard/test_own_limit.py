@@ -258,7 +258,8 @@ def test_a_job_whose_measuring_takes_long_is_stopped_first_if_the_host_lost_as_m
 
     assert job.is_gone
     assert job.size_bytes - gib(2) <= max(mib(64), gib(gib_per_s) * 0.06)
-    assert sim.names()[:2] == ["Freeze", "Terminate"]
+    assert sim.names()[0] == "Freeze"
+    assert "Terminate" in sim.names()
 
 
 def test_one_who_shares_is_not_stopped_for_what_the_host_did_not_lose() -> None:
