@@ -210,3 +210,34 @@ def test_a_job_raises_its_own_chance_with_the_kernel(agent: Agent) -> None:
 
     assert score(agent.leader_pid(job_id)) == min(1000, score(agent.warden_pid()) + 500)
     assert all(score(pid) == score(agent.warden_pid()) for pid in children_of(agent.warden_pid()))
+
+
+def test_what_a_job_leaves_in_memory_is_told_with_the_way_to_be_rid_of_it(
+    agent: Agent, tmp_path: Path
+) -> None:
+    """Files in /dev/shm belong to no process once it is gone; somebody's own stay unnamed."""
+    left = Path(f"/dev/shm/left-{os.getpid()} here")
+    go = tmp_path / "go"
+    script = (
+        "import mmap, os, time\n"
+        f"file = open({str(left)!r}, 'w+b'); file.truncate(32 << 20)\n"
+        "memory = mmap.mmap(file.fileno(), 32 << 20)\n"
+        "for at in range(0, 32 << 20, 4096): memory[at] = 1\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.05)\n"
+    )
+    try:
+        job_id = submit(agent, "--", "python3", "-c", script)
+        wait_until(lambda: left.exists() and left.stat().st_blocks > 60_000, what="it is full")
+        # Whose it is, is looked up every other second, and for a report.
+        agent.cli("guard", check=True)
+        go.touch()
+        ended(agent, job_id)
+        wait_until(lambda: "guard.warned" in kinds_of(agent, job_id), what="the word about it")
+        (text,) = [
+            event["detail"]
+            for event in map(json.loads, agent.cli("events", "--json").stdout.splitlines())
+            if event["kind"] == "guard.warned"
+        ]
+    finally:
+        left.unlink(missing_ok=True)
+    assert text == f"left 32.0 MiB of memory behind in files that nobody uses: rm '{left}'"

@@ -26,6 +26,8 @@ class Ladder:
         self.killing = False
         #: Whether there was any grace.
         self.has_terminated = boot_ns() < kill_at_ns
+        #: Whether somebody would not wait for the end of the grace.
+        self.is_hurried = False
         if self.has_terminated:
             tree.send(SIGTERM)
             # A stopped process would not see its SIGTERM before the grace is over.
@@ -33,8 +35,9 @@ class Ladder:
 
     def hurry(self, kill_at_ns: int) -> None:
         """Move the deadline forward; never back."""
-        if not self.killing:
-            self.wake_at_ns = min(self.wake_at_ns, kill_at_ns)
+        if not self.killing and kill_at_ns < self.wake_at_ns:
+            self.wake_at_ns = kill_at_ns
+            self.is_hurried = True
 
     def tick(self) -> None:
         """Do what is due; processes that cannot end yet (state D) are tried ever less often."""

@@ -341,9 +341,10 @@ class Minder:
             reason = verdict.reason
             if verdict.action == evidence.KILL:
                 return reason
-        if stop.cause == GUARD and self._ladder is not None and not self._ladder.has_terminated:
+        ladder = self._ladder
+        if ladder is None or ladder.is_hurried or not ladder.has_terminated:
             return reason
         killed = os.WIFSIGNALED(seen.wait_status) and os.WTERMSIG(seen.wait_status) == SIGKILL
-        if self._ladder is not None and self._ladder.killing and killed:
+        if ladder.killing and killed:
             return f"{reason}; " * bool(reason) + "killed when its grace was over"
         return reason

@@ -22,28 +22,32 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from agentapi.v1 import job_pb2 as agentapi_dot_v1_dot_job__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentapi/v1/guard_service.proto\x12\x0b\x61gentapi.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetGuardRequest\"\xbd\x01\n\x10GetGuardResponse\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0e\n\x06layers\x18\x03 \x03(\t\x12%\n\x04host\x18\x04 \x01(\x0b\x32\x17.agentapi.v1.HostMemory\x12%\n\x04jobs\x18\x05 \x03(\x0b\x32\x17.agentapi.v1.GuardedJob\x12)\n\x07notices\x18\x06 \x03(\x0b\x32\x18.agentapi.v1.GuardNotice\"\xde\x01\n\nHostMemory\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\x12\x17\n\x0f\x61vailable_bytes\x18\x02 \x01(\x04\x12\x1b\n\x13\x66\x61lling_bytes_per_s\x18\x03 \x01(\x03\x12\x1e\n\x11\x65xhausted_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nwarn_bytes\x18\x05 \x01(\x04\x12\x13\n\x0bpause_bytes\x18\x06 \x01(\x04\x12\x12\n\nterm_bytes\x18\x07 \x01(\x04\x12\x12\n\nkill_bytes\x18\x08 \x01(\x04\x42\x14\n\x12_exhausted_after_s\"\xbb\x01\n\nGuardedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bupper_bytes\x18\x03 \x01(\x04\x12\x17\n\nheld_bytes\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x18\n\x0blimit_bytes\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12\x1b\n\x13growing_bytes_per_s\x18\x06 \x01(\x03\x12\x0b\n\x03why\x18\x07 \x01(\tB\r\n\x0b_held_bytesB\x0e\n\x0c_limit_bytes\"\x98\x01\n\x0bGuardNotice\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.agentapi.v1.GuardNoticeKind\x12/\n\x0boccurred_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x13\n\x06job_id\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_job_id*\x92\x02\n\x0fGuardNoticeKind\x12!\n\x1dGUARD_NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GUARD_NOTICE_KIND_WARNED\x10\x01\x12\x1c\n\x18GUARD_NOTICE_KIND_PAUSED\x10\x02\x12\x1e\n\x1aGUARD_NOTICE_KIND_RELEASED\x10\x03\x12 \n\x1cGUARD_NOTICE_KIND_TERMINATED\x10\x04\x12\x1c\n\x18GUARD_NOTICE_KIND_KILLED\x10\x05\x12\x1f\n\x1bGUARD_NOTICE_KIND_CAME_BACK\x10\x06\x12\x1f\n\x1bGUARD_NOTICE_KIND_WOULD_ACT\x10\x07\x32W\n\x0cGuardService\x12G\n\x08GetGuard\x12\x1c.agentapi.v1.GetGuardRequest\x1a\x1d.agentapi.v1.GetGuardResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x61gentapi/v1/guard_service.proto\x12\x0b\x61gentapi.v1\x1a\x15\x61gentapi/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetGuardRequest\"\x83\x02\n\x10GetGuardResponse\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x0e\n\x06layers\x18\x03 \x03(\t\x12%\n\x04host\x18\x04 \x01(\x0b\x32\x17.agentapi.v1.HostMemory\x12%\n\x04jobs\x18\x05 \x03(\x0b\x32\x17.agentapi.v1.GuardedJob\x12)\n\x07notices\x18\x06 \x03(\x0b\x32\x18.agentapi.v1.GuardNotice\x12\x14\n\x0c\x63onfig_error\x18\x07 \x01(\t\x12.\n\x0bpause_limit\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf7\x02\n\nHostMemory\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\x12\x17\n\x0f\x61vailable_bytes\x18\x02 \x01(\x04\x12\x1b\n\x13\x66\x61lling_bytes_per_s\x18\x03 \x01(\x03\x12\x1e\n\x11\x65xhausted_after_s\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nwarn_bytes\x18\x05 \x01(\x04\x12\x13\n\x0bpause_bytes\x18\x06 \x01(\x04\x12\x12\n\nterm_bytes\x18\x07 \x01(\x04\x12\x12\n\nkill_bytes\x18\x08 \x01(\x04\x12$\n\x04warn\x18\t \x01(\x0b\x32\x16.agentapi.v1.GuardMark\x12%\n\x05pause\x18\n \x01(\x0b\x32\x16.agentapi.v1.GuardMark\x12$\n\x04term\x18\x0b \x01(\x0b\x32\x16.agentapi.v1.GuardMark\x12$\n\x04kill\x18\x0c \x01(\x0b\x32\x16.agentapi.v1.GuardMarkB\x14\n\x12_exhausted_after_s\"/\n\tGuardMark\x12\x0f\n\x07percent\x18\x01 \x01(\x01\x12\x11\n\tcap_bytes\x18\x02 \x01(\x04\"\xb7\x02\n\nGuardedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0bupper_bytes\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nheld_bytes\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x18\n\x0blimit_bytes\x18\x05 \x01(\x04H\x02\x88\x01\x01\x12\x1b\n\x13growing_bytes_per_s\x18\x06 \x01(\x03\x12\x0b\n\x03why\x18\x07 \x01(\t\x12$\n\x05state\x18\x08 \x01(\x0e\x32\x15.agentapi.v1.JobState\x12\x13\n\x0bpreemptible\x18\t \x01(\x08\x12*\n\nmem_action\x18\n \x01(\x0e\x32\x16.agentapi.v1.MemActionB\x0e\n\x0c_upper_bytesB\r\n\x0b_held_bytesB\x0e\n\x0c_limit_bytes\"\x98\x01\n\x0bGuardNotice\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.agentapi.v1.GuardNoticeKind\x12/\n\x0boccurred_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x13\n\x06job_id\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_job_id*\x92\x02\n\x0fGuardNoticeKind\x12!\n\x1dGUARD_NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18GUARD_NOTICE_KIND_WARNED\x10\x01\x12\x1c\n\x18GUARD_NOTICE_KIND_PAUSED\x10\x02\x12\x1e\n\x1aGUARD_NOTICE_KIND_RELEASED\x10\x03\x12 \n\x1cGUARD_NOTICE_KIND_TERMINATED\x10\x04\x12\x1c\n\x18GUARD_NOTICE_KIND_KILLED\x10\x05\x12\x1f\n\x1bGUARD_NOTICE_KIND_CAME_BACK\x10\x06\x12\x1f\n\x1bGUARD_NOTICE_KIND_WOULD_ACT\x10\x07\x32W\n\x0cGuardService\x12G\n\x08GetGuard\x12\x1c.agentapi.v1.GetGuardRequest\x1a\x1d.agentapi.v1.GetGuardResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentapi.v1.guard_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GUARDNOTICEKIND']._serialized_start=863
-  _globals['_GUARDNOTICEKIND']._serialized_end=1137
-  _globals['_GETGUARDREQUEST']._serialized_start=81
-  _globals['_GETGUARDREQUEST']._serialized_end=98
-  _globals['_GETGUARDRESPONSE']._serialized_start=101
-  _globals['_GETGUARDRESPONSE']._serialized_end=290
-  _globals['_HOSTMEMORY']._serialized_start=293
-  _globals['_HOSTMEMORY']._serialized_end=515
-  _globals['_GUARDEDJOB']._serialized_start=518
-  _globals['_GUARDEDJOB']._serialized_end=705
-  _globals['_GUARDNOTICE']._serialized_start=708
-  _globals['_GUARDNOTICE']._serialized_end=860
-  _globals['_GUARDSERVICE']._serialized_start=1139
-  _globals['_GUARDSERVICE']._serialized_end=1226
+  _globals['_GUARDNOTICEKIND']._serialized_start=1314
+  _globals['_GUARDNOTICEKIND']._serialized_end=1588
+  _globals['_GETGUARDREQUEST']._serialized_start=136
+  _globals['_GETGUARDREQUEST']._serialized_end=153
+  _globals['_GETGUARDRESPONSE']._serialized_start=156
+  _globals['_GETGUARDRESPONSE']._serialized_end=415
+  _globals['_HOSTMEMORY']._serialized_start=418
+  _globals['_HOSTMEMORY']._serialized_end=793
+  _globals['_GUARDMARK']._serialized_start=795
+  _globals['_GUARDMARK']._serialized_end=842
+  _globals['_GUARDEDJOB']._serialized_start=845
+  _globals['_GUARDEDJOB']._serialized_end=1156
+  _globals['_GUARDNOTICE']._serialized_start=1159
+  _globals['_GUARDNOTICE']._serialized_end=1311
+  _globals['_GUARDSERVICE']._serialized_start=1590
+  _globals['_GUARDSERVICE']._serialized_end=1677
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+import agentapi.v1.job_pb2
 import builtins
 import collections.abc
 import google.protobuf.descriptor
+import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
@@ -67,9 +69,13 @@ class GetGuardResponse(google.protobuf.message.Message):
     HOST_FIELD_NUMBER: builtins.int
     JOBS_FIELD_NUMBER: builtins.int
     NOTICES_FIELD_NUMBER: builtins.int
+    CONFIG_ERROR_FIELD_NUMBER: builtins.int
+    PAUSE_LIMIT_FIELD_NUMBER: builtins.int
     enabled: builtins.bool
     dry_run: builtins.bool
     """It says what it would do, and does nothing."""
+    config_error: builtins.str
+    """Why the configuration on disk is not in force; empty: it is."""
     @property
     def layers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What is in force, and what is not and why: one line each."""
@@ -84,6 +90,10 @@ class GetGuardResponse(google.protobuf.message.Message):
     def notices(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GuardNotice]:
         """What the guard has done or seen lately, oldest first."""
 
+    @property
+    def pause_limit(self) -> google.protobuf.duration_pb2.Duration:
+        """How long a job is kept paused for the host. Unset: the server does not know."""
+
     def __init__(
         self,
         *,
@@ -93,9 +103,11 @@ class GetGuardResponse(google.protobuf.message.Message):
         host: global___HostMemory | None = ...,
         jobs: collections.abc.Iterable[global___GuardedJob] | None = ...,
         notices: collections.abc.Iterable[global___GuardNotice] | None = ...,
+        config_error: builtins.str = ...,
+        pause_limit: google.protobuf.duration_pb2.Duration | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["host", b"host"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["dry_run", b"dry_run", "enabled", b"enabled", "host", b"host", "jobs", b"jobs", "layers", b"layers", "notices", b"notices"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["host", b"host", "pause_limit", b"pause_limit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["config_error", b"config_error", "dry_run", b"dry_run", "enabled", b"enabled", "host", b"host", "jobs", b"jobs", "layers", b"layers", "notices", b"notices", "pause_limit", b"pause_limit"]) -> None: ...
 
 global___GetGuardResponse = GetGuardResponse
 
@@ -113,6 +125,10 @@ class HostMemory(google.protobuf.message.Message):
     PAUSE_BYTES_FIELD_NUMBER: builtins.int
     TERM_BYTES_FIELD_NUMBER: builtins.int
     KILL_BYTES_FIELD_NUMBER: builtins.int
+    WARN_FIELD_NUMBER: builtins.int
+    PAUSE_FIELD_NUMBER: builtins.int
+    TERM_FIELD_NUMBER: builtins.int
+    KILL_FIELD_NUMBER: builtins.int
     total_bytes: builtins.int
     available_bytes: builtins.int
     falling_bytes_per_s: builtins.int
@@ -124,6 +140,16 @@ class HostMemory(google.protobuf.message.Message):
     pause_bytes: builtins.int
     term_bytes: builtins.int
     kill_bytes: builtins.int
+    @property
+    def warn(self) -> global___GuardMark:
+        """What those marks come from. Unset: the server does not know."""
+
+    @property
+    def pause(self) -> global___GuardMark: ...
+    @property
+    def term(self) -> global___GuardMark: ...
+    @property
+    def kill(self) -> global___GuardMark: ...
     def __init__(
         self,
         *,
@@ -135,12 +161,37 @@ class HostMemory(google.protobuf.message.Message):
         pause_bytes: builtins.int = ...,
         term_bytes: builtins.int = ...,
         kill_bytes: builtins.int = ...,
+        warn: global___GuardMark | None = ...,
+        pause: global___GuardMark | None = ...,
+        term: global___GuardMark | None = ...,
+        kill: global___GuardMark | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_exhausted_after_s", b"_exhausted_after_s", "exhausted_after_s", b"exhausted_after_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_exhausted_after_s", b"_exhausted_after_s", "available_bytes", b"available_bytes", "exhausted_after_s", b"exhausted_after_s", "falling_bytes_per_s", b"falling_bytes_per_s", "kill_bytes", b"kill_bytes", "pause_bytes", b"pause_bytes", "term_bytes", b"term_bytes", "total_bytes", b"total_bytes", "warn_bytes", b"warn_bytes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exhausted_after_s", b"_exhausted_after_s", "exhausted_after_s", b"exhausted_after_s", "kill", b"kill", "pause", b"pause", "term", b"term", "warn", b"warn"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exhausted_after_s", b"_exhausted_after_s", "available_bytes", b"available_bytes", "exhausted_after_s", b"exhausted_after_s", "falling_bytes_per_s", b"falling_bytes_per_s", "kill", b"kill", "kill_bytes", b"kill_bytes", "pause", b"pause", "pause_bytes", b"pause_bytes", "term", b"term", "term_bytes", b"term_bytes", "total_bytes", b"total_bytes", "warn", b"warn", "warn_bytes", b"warn_bytes"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_exhausted_after_s", b"_exhausted_after_s"]) -> typing.Literal["exhausted_after_s"] | None: ...
 
 global___HostMemory = HostMemory
+
+@typing.final
+class GuardMark(google.protobuf.message.Message):
+    """A mark as it is configured: the smaller of the two counts."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: builtins.int
+    CAP_BYTES_FIELD_NUMBER: builtins.int
+    percent: builtins.float
+    """Of the host's memory."""
+    cap_bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        percent: builtins.float = ...,
+        cap_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cap_bytes", b"cap_bytes", "percent", b"percent"]) -> None: ...
+
+global___GuardMark = GuardMark
 
 @typing.final
 class GuardedJob(google.protobuf.message.Message):
@@ -155,10 +206,15 @@ class GuardedJob(google.protobuf.message.Message):
     LIMIT_BYTES_FIELD_NUMBER: builtins.int
     GROWING_BYTES_PER_S_FIELD_NUMBER: builtins.int
     WHY_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    PREEMPTIBLE_FIELD_NUMBER: builtins.int
+    MEM_ACTION_FIELD_NUMBER: builtins.int
     job_id: builtins.int
     name: builtins.str
     upper_bytes: builtins.int
-    """Never less than what it holds: the sum of its processes' resident sets."""
+    """Never less than what it holds: the sum of its processes' resident sets. Unset: not looked
+    at yet.
+    """
     held_bytes: builtins.int
     """What it really holds, shared pages counted once. Unset: there was no need to measure it."""
     limit_bytes: builtins.int
@@ -167,23 +223,33 @@ class GuardedJob(google.protobuf.message.Message):
     """How fast it grows; negative: it shrinks."""
     why: builtins.str
     """Why it stands where it stands, one line."""
+    state: agentapi.v1.job_pb2.JobState.ValueType
+    """Unspecified: the server does not know the job any more."""
+    preemptible: builtins.bool
+    mem_action: agentapi.v1.job_pb2.MemAction.ValueType
+    """Unspecified: it has no limit of its own."""
     def __init__(
         self,
         *,
         job_id: builtins.int = ...,
         name: builtins.str = ...,
-        upper_bytes: builtins.int = ...,
+        upper_bytes: builtins.int | None = ...,
         held_bytes: builtins.int | None = ...,
         limit_bytes: builtins.int | None = ...,
         growing_bytes_per_s: builtins.int = ...,
         why: builtins.str = ...,
+        state: agentapi.v1.job_pb2.JobState.ValueType = ...,
+        preemptible: builtins.bool = ...,
+        mem_action: agentapi.v1.job_pb2.MemAction.ValueType = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_held_bytes", b"_held_bytes", "_limit_bytes", b"_limit_bytes", "held_bytes", b"held_bytes", "limit_bytes", b"limit_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_held_bytes", b"_held_bytes", "_limit_bytes", b"_limit_bytes", "growing_bytes_per_s", b"growing_bytes_per_s", "held_bytes", b"held_bytes", "job_id", b"job_id", "limit_bytes", b"limit_bytes", "name", b"name", "upper_bytes", b"upper_bytes", "why", b"why"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_held_bytes", b"_held_bytes", "_limit_bytes", b"_limit_bytes", "_upper_bytes", b"_upper_bytes", "held_bytes", b"held_bytes", "limit_bytes", b"limit_bytes", "upper_bytes", b"upper_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_held_bytes", b"_held_bytes", "_limit_bytes", b"_limit_bytes", "_upper_bytes", b"_upper_bytes", "growing_bytes_per_s", b"growing_bytes_per_s", "held_bytes", b"held_bytes", "job_id", b"job_id", "limit_bytes", b"limit_bytes", "mem_action", b"mem_action", "name", b"name", "preemptible", b"preemptible", "state", b"state", "upper_bytes", b"upper_bytes", "why", b"why"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_held_bytes", b"_held_bytes"]) -> typing.Literal["held_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_limit_bytes", b"_limit_bytes"]) -> typing.Literal["limit_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_upper_bytes", b"_upper_bytes"]) -> typing.Literal["upper_bytes"] | None: ...
 
 global___GuardedJob = GuardedJob
 

@@ -402,6 +402,8 @@ class Job(google.protobuf.message.Message):
     REQUEUE_COUNT_FIELD_NUMBER: builtins.int
     REQUEUE_OF_FIELD_NUMBER: builtins.int
     REQUEUED_AS_FIELD_NUMBER: builtins.int
+    REQUEUE_AT_FIELD_NUMBER: builtins.int
+    REQUEUE_CANCELLED_FIELD_NUMBER: builtins.int
     QUEUED_FIELD_NUMBER: builtins.int
     STARTING_FIELD_NUMBER: builtins.int
     RUNNING_FIELD_NUMBER: builtins.int
@@ -430,12 +432,18 @@ class Job(google.protobuf.message.Message):
     """The job this one was requeued from, if any."""
     requeued_as: builtins.int
     """The job it was requeued as, if it was."""
+    requeue_cancelled: builtins.str
+    """Why it was not requeued though it was to be, one line."""
     @property
     def argv(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
     @property
     def submitted_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    @property
+    def requeue_at(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When its requeue may be tried, if it waits for one."""
+
     @property
     def queued(self) -> global___Queued: ...
     @property
@@ -471,6 +479,8 @@ class Job(google.protobuf.message.Message):
         requeue_count: builtins.int = ...,
         requeue_of: builtins.int | None = ...,
         requeued_as: builtins.int | None = ...,
+        requeue_at: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        requeue_cancelled: builtins.str = ...,
         queued: global___Queued | None = ...,
         starting: global___Starting | None = ...,
         running: global___Running | None = ...,
@@ -480,8 +490,8 @@ class Job(google.protobuf.message.Message):
         start_failed: global___StartFailed | None = ...,
         lost: global___Lost | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "ended", b"ended", "lost", b"lost", "mem_limit_bytes", b"mem_limit_bytes", "paused", b"paused", "queued", b"queued", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "argv", b"argv", "cwd", b"cwd", "ended", b"ended", "event_seq", b"event_seq", "id", b"id", "labels", b"labels", "log_bytes", b"log_bytes", "lost", b"lost", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "output_kind", b"output_kind", "paused", b"paused", "preemptible", b"preemptible", "queued", b"queued", "requeue_count", b"requeue_count", "requeue_limit", b"requeue_limit", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "ended", b"ended", "lost", b"lost", "mem_limit_bytes", b"mem_limit_bytes", "paused", b"paused", "queued", b"queued", "requeue_at", b"requeue_at", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes", "_requeue_of", b"_requeue_of", "_requeued_as", b"_requeued_as", "argv", b"argv", "cwd", b"cwd", "ended", b"ended", "event_seq", b"event_seq", "id", b"id", "labels", b"labels", "log_bytes", b"log_bytes", "lost", b"lost", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "name", b"name", "output_kind", b"output_kind", "paused", b"paused", "preemptible", b"preemptible", "queued", b"queued", "requeue_at", b"requeue_at", "requeue_cancelled", b"requeue_cancelled", "requeue_count", b"requeue_count", "requeue_limit", b"requeue_limit", "requeue_of", b"requeue_of", "requeued_as", b"requeued_as", "running", b"running", "start_failed", b"start_failed", "starting", b"starting", "state", b"state", "stopping", b"stopping", "submitted_at", b"submitted_at"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_mem_limit_bytes", b"_mem_limit_bytes"]) -> typing.Literal["mem_limit_bytes"] | None: ...
     @typing.overload
@@ -571,9 +581,12 @@ class Stopping(google.protobuf.message.Message):
     LEADER_PID_FIELD_NUMBER: builtins.int
     SHIM_PID_FIELD_NUMBER: builtins.int
     CAUSE_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
     leader_pid: builtins.int
     shim_pid: builtins.int
     cause: global___Cause.ValueType
+    reason: builtins.str
+    """Why the guard is ending it, one line; empty: somebody else is."""
     @property
     def started_at(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
     def __init__(
@@ -583,9 +596,10 @@ class Stopping(google.protobuf.message.Message):
         leader_pid: builtins.int = ...,
         shim_pid: builtins.int = ...,
         cause: global___Cause.ValueType = ...,
+        reason: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["started_at", b"started_at"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cause", b"cause", "leader_pid", b"leader_pid", "shim_pid", b"shim_pid", "started_at", b"started_at"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cause", b"cause", "leader_pid", b"leader_pid", "reason", b"reason", "shim_pid", b"shim_pid", "started_at", b"started_at"]) -> None: ...
 
 global___Stopping = Stopping
 

@@ -70,7 +70,7 @@ def unexplained(run: Report) -> list[str]:
 def _is_reason(run: Report, reason: str) -> bool:
     """Say whether a reason names who ended the job: the kernel only where it did, in its cgroup."""
     by_kernel = "stopped by the kernel: over its limit"
-    return reason.startswith("stopped by the guard: ") or (
+    return " by the guard: " in reason or (
         bool(run["kills_in_job"]) and reason.startswith(by_kernel)
     )
 

@@ -22,6 +22,7 @@ from agentd.core.guard.state import Memory
 from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
 from agentd.system import jobdir
+from agentd.system.memory import leftovers
 from agentd.system.memory.host import HostGauge
 from agentd.system.memory.pressure import PressureTrigger, open_trigger
 from agentd.system.memory.tree import Census
@@ -44,6 +45,11 @@ _PRESSURE_NS = 2_000_000_000
 _AFTER_DEFECT_S = 0.1
 #: Jobs that begin within so long are looked at together.
 _SOON_S = 0.02
+#: How often files in /dev/shm are attributed, with so much in there at least.
+_SHARED_LOOK_NS = 2_000_000_000
+_SHARED_WORTH_BYTES = 16 << 20
+#: Less than this is left behind without a word.
+_LEFT_WORTH_BYTES = 1 << 20
 #: How long a look waits at least for page tables that somebody reads.
 _MEASURING_NS = 4_000_000
 _SAMPLING = "sampling: memory of host and jobs, every 2 ms near a mark, each second far from all"
@@ -87,6 +93,9 @@ class Guard:
         self._looked_s = 0.0
         #: Some charge that was asked for is still to come.
         self._is_measuring = False
+        #: Reports that were asked for.
+        self._questions: list[int] = []
+        self._shared_look_ns = 0
         self._notices: deque[GuardNotice] = deque(maxlen=_NOTICES_KEPT)
         self._untold: deque[GuardNotice] = deque(maxlen=_NOTICES_KEPT)
 
@@ -159,9 +168,15 @@ class Guard:
             os.write(2, f"guard: cannot keep its policy: {error}\n".encode())
 
     def answer(self, question: ReportGuard) -> None:
-        """Tell the server how the guard sees host and jobs."""
+        """Tell the server how the guard sees host and jobs, once all were looked at."""
+        self._questions.append(question.number)
+        self._due_s = 0.0
+
+    def _report(self) -> None:
         layers = (_SAMPLING, self._pressure_layer(), f"the warden is {self._residency}")
-        self._tell(report.make(question.number, self._policy, self._memory, layers, self._notices))
+        for number in self._questions:
+            self._tell(report.make(number, self._policy, self._memory, layers, self._notices))
+        self._questions.clear()
 
     def _pressure_layer(self) -> str:
         if isinstance(self._pressure, PressureTrigger):
@@ -192,18 +207,31 @@ class Guard:
             resumed=frozenset(self._resumed),
         )
         self._hands.is_dry = self._policy.dry_run
+        self._hands.is_off = not self._policy.enabled
         decision = decide(self._policy, self._memory, look)
         self._memory, self._next = decision.memory, decision.next
         self._resumed.clear()
         for act in decision.acts:
             job_id = job_of(act)
             self._hands.carry_out(act, None if job_id is None else self._wards.get(job_id))
+        if at_ns >= self._shared_look_ns or self._questions:
+            self._look_at_shared(at_ns)
+        if self._questions:
+            self._report()
+
+    def _look_at_shared(self, at_ns: int) -> None:
+        """Note whose files in memory are whose: after a job's end nothing tells any more."""
+        self._shared_look_ns = at_ns + _SHARED_LOOK_NS
+        if leftovers.used_bytes() >= _SHARED_WORTH_BYTES:
+            for ward in self._wards.values():
+                ward.note_shared_files()
 
     def _measure(self, at_ns: int, host: HostSample) -> dict[int, JobSample]:
         samples: dict[int, JobSample] = {}
         has_swap = host.swap_free_bytes < host.swap_total_bytes
         eager = self._next.after_ns <= _NEAR_NS
-        for job_id in self._next.jobs | self._next.charges:
+        wanted = self._wards.keys() if self._questions else self._next.jobs | self._next.charges
+        for job_id in wanted:
             ward = self._wards.get(job_id)
             if ward is None:
                 continue
@@ -221,7 +249,7 @@ class Guard:
         self._seen_revision = self._shims.revision
         jobs = {job.job_id: job for job in self._shims.running()}
         for job_id in self._wards.keys() - jobs.keys():
-            self._wards.pop(job_id).close()
+            self._let_go_of(self._wards.pop(job_id))
             self._journal.drop(job_id)
         for job_id, job in jobs.items():
             if job_id not in self._wards:
@@ -236,6 +264,12 @@ class Guard:
             paused=frozenset(i for i, j in jobs.items() if j.view.phase == "paused") - held,
             stopping=frozenset(i for i, j in jobs.items() if j.view.phase == "stopping"),
         )
+
+    def _let_go_of(self, ward: Ward) -> None:
+        ward.close()
+        left = leftovers.orphaned(ward.shared_files) if ward.shared_files else ()
+        if sum(leftover.size_bytes for leftover in left) >= _LEFT_WORTH_BYTES:
+            self._hands.tell_leftovers(ward.job_id, left)
 
     def _see_held(self, ward: Ward) -> None:
         phase = ward.job.view.phase

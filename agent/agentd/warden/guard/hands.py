@@ -8,9 +8,10 @@ steps.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agentd.core.contract import GuardNotice, NoticeKind, Pause, Resume, Stop
 from agentd.core.guard import explain
@@ -28,10 +29,12 @@ from agentd.core.guard.model import (
     Verdict,
 )
 from agentd.core.guard.state import Ending, Frozen, Held
+from agentd.core.guard.units import size_text
 from agentd.core.job import Cause
 from agentd.paths import Paths
 from agentd.system.clock import wall_ns
 from agentd.system.crashpoint import reach
+from agentd.system.memory.leftovers import SHM, Leftover
 from agentd.warden.guard import journal
 from agentd.warden.guard.journal import Entry, Journal, Phase
 from agentd.warden.guard.tree import Freezing
@@ -40,6 +43,8 @@ from agentd.warden.shims import Shims
 
 #: One look's share of stopping a tree; the rest follows at the next.
 FREEZE_SLICE_S = 0.02
+#: Of the files a job has left.
+_NAMES_TOLD = 5
 #: How verdict.json calls them.
 _ACTIONS = {Phase.HELD: "pause", Phase.TERMINATING: "terminate", Phase.KILLING: "kill"}
 
@@ -53,6 +58,8 @@ class Hands:
         """`notify` keeps a notice and passes it to the server."""
         #: Whether what is told would have been done otherwise.
         self.is_dry = False
+        #: Why what was held is let go on, if it is not that memory is back.
+        self.is_off = False
         self._paths = paths
         self._shims = shims
         self._journal = state
@@ -129,7 +136,12 @@ class Hands:
     def _release(self, ward: Ward) -> None:
         self._shims.pass_on(ward.job_id, Resume(ward.job_id))
         self._journal.drop(ward.job_id)
-        self._say(NoticeKind.RELEASED, "resumed by the guard: memory is back", ward.job_id)
+        why = "memory is back"
+        if self.is_off:
+            why = "it was switched off"
+        elif self.is_dry:
+            why = "it only runs dry from now on"
+        self._say(NoticeKind.RELEASED, f"resumed by the guard: {why}", ward.job_id)
 
     def _terminate(self, ward: Ward, verdict: Verdict, grace_s: float) -> None:
         reason = explain.reason(verdict, "stopped")
@@ -152,6 +164,14 @@ class Hands:
         ward.freezing = None
         journal.write_verdict(ward.directory, _ACTIONS[phase], verdict, reason)
         reach("warden.guard.verdict_written")
+
+    def tell_leftovers(self, job_id: int, left: Sequence[Leftover]) -> None:
+        """Say what files a job has left in memory, and how to be rid of them."""
+        size = size_text(sum(leftover.size_bytes for leftover in left))
+        names = " ".join(shlex.quote(f"{SHM}/{leftover.name}") for leftover in left[:_NAMES_TOLD])
+        more = f" and {len(left) - _NAMES_TOLD} more" if len(left) > _NAMES_TOLD else ""
+        text = f"left {size} of memory behind in files that nobody uses: rm {names}{more}"
+        self._say(NoticeKind.WARNED, text, job_id)
 
     def _came_back(self, act: CameBack) -> None:
         directory = self._paths.job(act.job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from agentd.core.guard.model import JobSample
+from agentd.system.memory import leftovers
 from agentd.system.memory.cgroup import CgroupGauge
 from agentd.system.memory.jobs import JobGauge
 from agentd.system.memory.tree import Census
@@ -25,6 +26,8 @@ class Ward:
         self.is_hold_confirmed = False
         #: Under way while the guard measures it; None: not frozen for that.
         self.freezing: Freezing | None = None
+        #: Files in /dev/shm that its processes had in use when that was last looked at.
+        self.shared_files: frozenset[str] = frozenset()
         self._census = census
         self._gauge: CgroupGauge | JobGauge | None = None
 
@@ -49,6 +52,10 @@ class Ward:
         if path and os.path.isdir(path):
             return CgroupGauge(self.job_id, path, self._census.descriptors)
         return JobGauge(self.job_id, self.tree.everyone, self._census)
+
+    def note_shared_files(self) -> None:
+        """Add to what is known of its files in memory."""
+        self.shared_files |= leftovers.attributed(self.tree.everyone())
 
     def start_anew(self) -> None:
         """Forget what is being measured: the job has changed since that began."""
