@@ -64,8 +64,8 @@ class Paths:
 
     @property
     def guard_state(self) -> str:
-        """Which jobs the guard has its hand on just now."""
-        return f"{self.state_dir}/guard.state"
+        """Which jobs the guard has its hand on just now. Never on a disk that may hang (NFS)."""
+        return f"{self.runtime_dir}/guard.state"
 
     @property
     def log_dir(self) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from agentctl.model import JobState, MemAction
 
 
 class Mark(StrEnum):
@@ -29,6 +32,15 @@ class NoticeKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class MarkRule:
+    """A mark as it is configured: the smaller of the two counts."""
+
+    #: Of the host's memory.
+    percent: float
+    cap_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostMemory:
     """The host's memory; inside a container what the container may use."""
 
@@ -42,6 +54,8 @@ class HostMemory:
     pause_bytes: int
     term_bytes: int
     kill_bytes: int
+    #: What the marks come from; empty: the agent does not know.
+    rules: Mapping[Mark, MarkRule] = field(default_factory=dict)
 
     def mark_bytes(self, mark: Mark) -> int:
         """Return how much available memory that mark is. Pure."""
@@ -65,8 +79,9 @@ class GuardedJob:
 
     job_id: int
     name: str | None
-    #: Never less than what it holds: the sum of its processes' resident sets.
-    upper_bytes: int
+    #: Never less than what it holds: the sum of its processes' resident sets. None: not looked
+    #: at yet.
+    upper_bytes: int | None
     #: What it really holds, shared pages counted once. None: not measured, for want of a reason.
     held_bytes: int | None
     limit_bytes: int | None
@@ -74,14 +89,22 @@ class GuardedJob:
     growing_bytes_per_s: int
     #: Why it stands where it stands in the order: one line.
     why: str
+    #: None: the agent does not know it any more.
+    state: JobState | None = None
+    preemptible: bool = False
+    #: None: it has no limit of its own.
+    mem_action: MemAction | None = None
 
     @property
     def headroom_bytes(self) -> int | None:
-        """What is left of its limit, at least; negative: it is over. None: it has none."""
-        if self.limit_bytes is None:
+        """What is left of its limit, at least; negative: it is over.
+
+        None: it has none, or was not looked at yet.
+        """
+        used_bytes = self.upper_bytes if self.held_bytes is None else self.held_bytes
+        if self.limit_bytes is None or used_bytes is None:
             return None
-        used = self.upper_bytes if self.held_bytes is None else self.held_bytes
-        return self.limit_bytes - used
+        return self.limit_bytes - used_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,3 +132,7 @@ class Guard:
     jobs: tuple[GuardedJob, ...]
     #: Oldest first.
     notices: tuple[GuardNotice, ...]
+    #: Why the configuration on disk is not in force; empty: it is.
+    config_error: str = ""
+    #: How long a job is kept paused for the host; None: the agent does not know.
+    pause_limit_s: float | None = None

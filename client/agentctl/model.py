@@ -102,6 +102,8 @@ class Job:
     requeue_of: int | None = None
     #: The job it was requeued as.
     requeued_as: int | None = None
+    #: When its requeue may be tried, if it waits for one; then it waits for the host's memory.
+    requeue_at: datetime | None = None
     # What follows is not part of the JSON form.
     core_dumped: bool = False
     output_kind: OutputKind = OutputKind.MERGED
@@ -113,6 +115,8 @@ class Job:
     path: str | None = None
     #: How many requeues led to this job.
     requeue_count: int = 0
+    #: Why it was not requeued though it was to be.
+    requeue_cancelled: str | None = None
     #: Processes of a lost job that were still seen.
     surviving_pids: tuple[int, ...] = field(default=())
 
@@ -172,6 +176,7 @@ JSON_FIELDS = (
     "requeue_limit",
     "requeue_of",
     "requeued_as",
+    "requeue_at",
 )
 
 

@@ -54,7 +54,7 @@ def parse_size(text: str) -> int:
     if fraction:
         size_bytes += int(fraction) * factor // 10 ** len(fraction)
     if size_bytes > MAX_BYTES:
-        raise ValueError(f"{text!r} is more than {MAX_BYTES} bytes")
+        raise ValueError(f"{text!r} is not below 8 EiB")
     return size_bytes
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 from tests.helpers import hogs, jobs
 from tests.helpers.agent import Agent
 from tests.helpers.hogs import ProgressFile
-from tests.helpers.wait import read_stat, wait_until
+from tests.helpers.processes import children_of
+from tests.helpers.wait import name_of, read_stat, wait_until
 
 MIB = 1 << 20
 POINTS = (
@@ -28,6 +31,16 @@ def _progress() -> Iterator[ProgressFile]:
     """Yield what a hog writes its progress to; gone afterwards."""
     with hogs.progress_file() as progress:
         yield progress
+
+
+def _state(pid: int) -> str:
+    stat = read_stat(pid)
+    return "" if stat is None else stat.state
+
+
+def _spawner_of(agent: Agent) -> int:
+    children = children_of(agent.warden_pid())
+    return next(pid for pid in children if name_of(pid) == "agentd-spawner")
 
 
 def submit(agent: Agent, *words: str) -> int:
@@ -96,7 +109,7 @@ def test_a_state_of_another_boot_or_no_state_is_none(agent: Agent) -> None:
     job_id = submit(agent, "--", *jobs.sleeper())
     wait_until(lambda: agent.show(job_id)["state"] == "running", what="it runs")
     agent.kill(agent.warden_pid())
-    state = Path(agent.state_dir) / "guard.state"
+    state = Path(agent.runtime_dir) / "guard.state"
     body = {
         "version": 1,
         "boot_id": "of another boot",
@@ -108,3 +121,61 @@ def test_a_state_of_another_boot_or_no_state_is_none(agent: Agent) -> None:
         agent.kill(agent.warden_pid())
     assert agent.show(job_id)["state"] == "running"
     assert "Traceback" not in agent.log()
+
+
+def test_a_shim_killed_while_its_job_is_frozen_costs_neither_verdict_nor_job(
+    agent: Agent, progress: ProgressFile
+) -> None:
+    """A rescue shim finds a stopped leader; that is no pause of the user's."""
+    agent.start()
+    spawner = _spawner_of(agent)
+    argv = hogs.hog("bomb", progress, 900 * MIB, processes=6)
+    job_id = submit(agent, "--mem", "400M", "--", *argv)
+    wait_until(lambda: agent.leader_pid(job_id), what="its leader")
+    # Nobody reads page tables meanwhile: it stays frozen, not judged.
+    os.kill(spawner, signal.SIGSTOP)
+    leader, shim = agent.leader_pid(job_id), agent.shim_pid(job_id)
+    wait_until(lambda: _state(leader) == "T", what="the guard has frozen it")
+
+    agent.kill(shim)
+    os.kill(spawner, signal.SIGCONT)
+
+    job = ended(agent, job_id)
+    assert (job["state"], job["cause"]) == ("ended", "guard"), job
+
+
+def test_the_users_pause_of_a_held_job_is_the_users(agent: Agent, progress: ProgressFile) -> None:
+    """Memory back, guard switched off: only a resume lets it go on."""
+    argv = hogs.hog("anon", progress, 200 * MIB, rate=100 * MIB)
+    job_id = submit(agent, "--mem", "100M", "--mem-action", "pause", "--", *argv)
+    wait_until(lambda: agent.show(job_id)["state"] == "paused", what="the guard's pause")
+
+    agent.cli("pause", str(job_id), check=True)
+    Path(agent.config_file).write_text("[guard]\nenabled = false\n", encoding="utf-8")
+    wait_until(lambda: 'guard.enabled":false' in agent.log(), what="the guard is off")
+    for _ in range(3):
+        # Each is answered only after a look of the guard.
+        agent.cli("guard", check=True)
+
+    assert agent.show(job_id)["state"] == "paused"
+    assert _state(agent.leader_pid(job_id)) == "T"
+
+
+def test_a_resume_that_crosses_the_guards_pause_counts(
+    agent: Agent, progress: ProgressFile
+) -> None:
+    """The shim is slow: it hears of both at once. The job is guarded on, and held again."""
+    argv = hogs.hog("anon", progress, 800 * MIB, rate=60 * MIB)
+    job_id = submit(agent, "--mem", "100M", "--mem-action", "pause", "--", *argv)
+    wait_until(lambda: progress.read().taken_bytes > 30 * MIB, what="it has begun")
+    shim, leader = agent.shim_pid(job_id), agent.leader_pid(job_id)
+    os.kill(shim, signal.SIGSTOP)
+    wait_until(lambda: _state(leader) == "T", what="the guard has stopped it")
+    before = progress.read().taken_bytes
+    # Answered after five seconds without the shim's word: then both orders wait for it.
+    agent.cli("resume", str(job_id))
+    os.kill(shim, signal.SIGCONT)
+
+    wait_until(lambda: progress.read().taken_bytes > before + 16 * MIB, what="it goes on")
+    wait_until(lambda: agent.show(job_id)["state"] == "paused", what="it is held again")
+    assert progress.read().taken_bytes < before + 150 * MIB

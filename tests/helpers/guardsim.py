@@ -55,6 +55,8 @@ class SimJob:
     read_bytes: int = 0
     is_stopped: bool = False
     is_paused_by_user: bool = False
+    #: Somebody sent it a SIGCONT of which neither guard nor shim knows.
+    is_continued: bool = False
     ending_ns: int | None = None
     dies_ns: int | None = None
     gone_ns: int | None = None
@@ -133,13 +135,20 @@ class Sim:
         """Do what `agentctl pause` does."""
         job = self.jobs[job_id]
         job.is_stopped = job.is_paused_by_user = True
+        job.is_continued = False
+
+    def continue_from_outside(self, job_id: int) -> None:
+        """Do what `kill -CONT` does to a job that is kept stopped."""
+        job = self.jobs[job_id]
+        job.is_continued = job.is_continued or job.is_stopped
+        job.is_stopped = False
 
     def resume_by_user(self, job_id: int) -> None:
         """Do what `agentctl resume` does, whoever stopped it."""
         job = self.jobs[job_id]
         if job.is_stopped and not job.is_paused_by_user:
             self.resumed.add(job_id)
-        job.is_stopped = job.is_paused_by_user = False
+        job.is_stopped = job.is_paused_by_user = job.is_continued = False
 
     def stop_by_user(self, job_id: int, grace_s: float) -> None:
         """Do what `agentctl stop` does."""
@@ -238,6 +247,9 @@ class Sim:
             case Hold(verdict=verdict):
                 # Through the shim, which stops it again if its user has just let it go on.
                 self.jobs[verdict.job_id].is_stopped = True
+                # It is the guard's now, whoever paused it before.
+                self.jobs[verdict.job_id].is_paused_by_user = False
+                self.jobs[verdict.job_id].is_continued = False
             case Terminate(verdict=verdict, grace_s=grace_s):
                 self._begin_ladder(self.jobs[verdict.job_id], grace_s)
             case Kill(verdict=verdict):
@@ -249,7 +261,7 @@ class Sim:
                 pass
 
     def _begin_ladder(self, job: SimJob, grace_s: float) -> None:
-        job.is_stopped = job.is_paused_by_user = False
+        job.is_stopped = job.is_paused_by_user = job.is_continued = False
         job.ending_ns = self.at_ns
         wait_ns = int(grace_s * S_NS) if job.ignores_term else 20 * MS_NS
         dies_ns = self.at_ns + wait_ns

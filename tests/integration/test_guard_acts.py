@@ -188,7 +188,7 @@ def test_a_dry_run_changes_nothing_and_says_it_once_a_second(
     lines = would_lines(agent)
     first, last = (datetime.fromisoformat(line["timestamp"]) for line in (lines[0], lines[-1]))
     assert len(lines) <= 2 + (last - first).total_seconds()
-    assert all(line["text"].startswith("would have stopped job") for line in lines)
+    assert all(line["text"].startswith("would have been stopped") for line in lines)
     assert kinds_of(agent, job_id).count("guard.would_act") == 1
     assert state_of(agent, job_id) == "running"
     assert progress.read().full_ns

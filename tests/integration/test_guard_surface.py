@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -47,13 +48,15 @@ def test_what_was_asked_of_the_guard_is_shown(agent: Agent) -> None:
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (("--mem", "0"), "mem"),
-        (("--mem", "4095K"), "4 MiB"),
-        (("--mem", "900P"), "more than this host has"),
+        (("--mem", "0"), "--mem: 0 is less than the 4 MiB that an empty process needs"),
+        (("--mem", "4095K"), "--mem: 4095K is less than the 4 MiB"),
+        (("--mem", "900P"), "--mem 900P: 921600.0 TiB is more than this host has: "),
+        (("--mem", "7E"), "--mem 7E: 7340032.0 TiB is more than this host has: "),
+        (("--mem", "9999E"), "--mem"),
         (("--mem", "-1G"), "'-1G' is not a size"),
         (("--mem", "nan"), "--mem"),
         (("--mem", "16GBB"), "16GiB or 16GB"),
-        (("--mem-action", "kill"), "mem_action"),
+        (("--mem-action", "kill"), "--mem-action: there is no limit to act on; give"),
         (("--mem", "1G", "--mem-action", "stop"), "--mem-action"),
         (("--requeue", "-1"), "--requeue"),
         (("--requeue", "101"), "--requeue"),
@@ -112,7 +115,11 @@ def test_a_change_of_the_guard_is_in_force_at_once(agent: Agent) -> None:
     )
     configure(agent, "[guard]\ndry_run = false\nwarn = { percent = 7 }\n")
     wait_until(lambda: config_error(agent), what="the complaint")
-    assert "guard.pause (line 3)" in config_error(agent)
+    assert "guard.warn (line 3): 7 percent is not above pause's 8 (the default)" in config_error(
+        agent
+    )
+    assert config_error(agent).endswith("; the last good one is in force")
+    assert "config   not in force: " in agent.cli("guard", check=True).stdout
     assert json.loads(agent.cli("guard", "--json", check=True).stdout)["dry_run"] is True
     configure(agent, "[guard]\nenabled = false\n")
     wait_until(
@@ -192,3 +199,58 @@ def test_a_job_that_the_guard_paused_says_so(agent: Agent, hog: str) -> None:
     assert agent.show(1)["reason"].startswith("paused by the guard: ")
     assert "guard: " in agent.cli("ls", check=True).stdout
     agent.cli("kill", "1", check=True)
+
+
+@pytest.mark.parametrize("how", [["run"], ["logs", "-f"], ["wait"]])
+def test_who_follows_a_job_is_told_of_its_pause(agent: Agent, hog: str, how: list[str]) -> None:
+    """Once, on stderr, with the way out; the output stays the job's own."""
+    job = ("--mem", "64M", "--mem-action", "pause", "--", "python3", hog)
+    if how != ["run"]:
+        agent.cli("submit", *job, check=True)
+    with agent.popen(*how, *(job if how == ["run"] else ("1",)), stdout=PIPE, stderr=PIPE) as busy:
+        wait_until(
+            lambda: "guard.paused" in agent.cli("events", "1").stdout, what="the guard paused it"
+        )
+        assert busy.stderr is not None
+        line = busy.stderr.readline().decode()
+        agent.cli("kill", "1", check=True)
+        out, rest = busy.communicate(timeout=30)
+    assert line.startswith("agentctl: job 1 is paused by the guard: ")
+    assert line.endswith("; agentctl resume 1\n")
+    assert out == b""
+    assert b"paused by the guard" not in rest
+
+
+def test_a_job_that_the_guard_is_ending_says_why(agent: Agent, tmp_path: Path) -> None:
+    """In show and in ls, for the whole of its grace."""
+    stubborn = tmp_path / "stubborn.py"
+    stubborn.write_text(
+        "import signal, time\nkept, asked = [], []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
+        "while not asked:\n    kept.append(bytearray(b'x') * (1 << 20))\n    time.sleep(0.05)\n"
+        "while True:\n    signal.pause()\n",
+        encoding="utf-8",
+    )
+    options = ("--mem", "64M", "--grace", "60s")
+    agent.cli("submit", *options, "--", "python3", str(stubborn), check=True)
+    wait_until(lambda: agent.show(1)["state"] == "stopping", what="the guard is ending it")
+    wait_until(lambda: agent.show(1)["reason"], what="the reason")
+    assert "by the guard: " in agent.show(1)["reason"]
+    assert "guard: " in agent.cli("ls", check=True).stdout
+    agent.cli("kill", "1", check=True)
+
+
+def test_a_report_says_more_to_programs(agent: Agent) -> None:
+    """What a job is, what the marks come from, and whether the kernel stands behind it all."""
+    options = ("--mem", "64M", "--mem-action", "warn", "--preemptible")
+    agent.cli("submit", *options, "--", "sleep", "600", check=True)
+    wait_until(lambda: agent.show(1)["state"] == "running", what="the job runs")
+    with agent.client() as client:
+        wait_until(lambda: client.guard().jobs, what="the guard has seen the job")
+    body = json.loads(agent.cli("guard", "--json", check=True).stdout)
+    (job,) = body["jobs"]
+    facts = (job["state"], job["preemptible"], job["mem_action"])
+    assert facts == ("running", True, "warn")
+    assert body["host"]["marks"]["warn"] == {"percent": 15.0, "cap_bytes": 16 << 30}
+    assert (body["pause_limit_s"], body["config_error"]) == (600.0, None)
+    assert "kernel backstop" in body["layers"][-1]

@@ -251,8 +251,8 @@ class GuardJob(Message):
     """One job as the guard sees it; the next victim comes first."""
 
     job_id: int
-    #: Sum of the resident sets when last looked at, and what it really held if that was measured.
-    upper_bytes: int
+    #: Sum of the resident sets, None: not looked at yet; what it really holds if it was measured.
+    upper_bytes: int | None
     held_bytes: int | None
     limit_bytes: int | None
     rate_bytes_per_s: int

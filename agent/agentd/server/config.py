@@ -174,14 +174,12 @@ def _with_marks(policy: GuardPolicy, text: str, given: Mapping[str, object]) -> 
         except ValueError as error:
             where = _where(text, "guard", name)
             raise InvalidSpecError(f"guard.{name}{where}: {error}") from error
-    wrong = guardconfig.out_of_order(marks)
+    wrong = guardconfig.out_of_order(marks, given)
     if wrong is not None:
         name, why = wrong
-        # A mark that was left at its default may be the one that no longer fits.
-        at = name if name in given else MARKS[MARKS.index(name) - 1]
         raise InvalidSpecError(
-            f"guard.{name}{_where(text, 'guard', at)}: {why}; each mark is below the one before: "
-            f"{', '.join(MARKS)}"
+            f"guard.{name}{_where(text, 'guard', name)}: {why}; each mark is below the one "
+            f"before: {', '.join(MARKS)}"
         )
     return replace(policy, marks=marks)
 
@@ -270,6 +268,14 @@ class ConfigFile:
         # One object: each look at a method is a new one, and a watch knows them by identity.
         self._wake = self.reload
         self.reload()
+
+    @property
+    def complaint(self) -> str:
+        """What people are told of a file that is not in force: place, error, and what is."""
+        if not self.error:
+            return ""
+        force = "the last good one is" if self.was_ever_good else "the defaults are"
+        return f"{self._path}: {self.error}; {force} in force"
 
     def on_change(self, callback: Callable[[Config], None]) -> None:
         """Call `callback` with each new configuration that comes in force from now on."""

@@ -30,6 +30,15 @@ from agentd.server.runtime.programs import complaint_about
 
 _WHOLE_PERCENT = 100
 _MOST_HOOK_S = 3600.0
+_UNITS = (
+    (1 << 40, "TiB"),
+    (10**12, "TB"),
+    (1 << 30, "GiB"),
+    (10**9, "GB"),
+    (1 << 20, "MiB"),
+    (10**6, "MB"),
+    (1, "bytes"),
+)
 MARKS = ("warn", "pause", "term", "kill")
 
 
@@ -71,24 +80,38 @@ def _cap(value: object) -> int:
     return size_bytes
 
 
-def out_of_order(marks: Marks) -> tuple[str, str] | None:
-    """Return the first mark that is not below the one before it, and why. Pure.
+def out_of_order(marks: Marks, given: Mapping[str, object]) -> tuple[str, str] | None:
+    """Return the first mark of those `given` that is out of order, and why. Pure.
 
     Both numbers have to fall, so that the marks are in order on a host of any size.
     """
     for before, name in pairwise(MARKS):
         higher, lower = getattr(marks, before), getattr(marks, name)
         if lower.percent >= higher.percent:
-            return (
-                name,
-                f"its {lower.percent:g} percent are not below {before}'s {higher.percent:g}",
-            )
-        if lower.cap_bytes >= higher.cap_bytes:
-            return (
-                name,
-                f"its cap of {lower.cap_bytes} bytes is not below {before}'s {higher.cap_bytes}",
-            )
+            part, lead = "percent", "{} percent"
+            above, below = f"{higher.percent:g}", f"{lower.percent:g}"
+        elif lower.cap_bytes >= higher.cap_bytes:
+            part, lead = "cap", "a cap of {}"
+            above, below = _cap_text(higher.cap_bytes), _cap_text(lower.cap_bytes)
+        else:
+            continue
+        # What was left at its default is nobody's mistake.
+        if not _is_given(given, name, part):
+            return before, f"{lead.format(above)} is not above {name}'s {below} (the default)"
+        default = "" if _is_given(given, before, part) else " (the default)"
+        return name, f"{lead.format(below)} is not below {before}'s {above}{default}"
     return None
+
+
+def _is_given(given: Mapping[str, object], name: str, part: str) -> bool:
+    values = given.get(name)
+    return isinstance(values, Mapping) and part in values
+
+
+def _cap_text(size_bytes: int) -> str:
+    """Return it exactly, in the largest unit that has no remainder."""
+    fitting = (f"{size_bytes // unit} {name}" for unit, name in _UNITS if not size_bytes % unit)
+    return next(fitting)
 
 
 def command(value: object) -> tuple[str, ...]:

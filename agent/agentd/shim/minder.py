@@ -247,6 +247,9 @@ class Minder:
             self._look()
         if self._ladder is not None:
             self._ladder.hurry(stop.kill_at_boot_ns)
+            if not self._ladder.killing:
+                # The guard may have stopped it since its SIGTERM, which it is to see.
+                self._tree.send(SIGCONT)
             return
         if self._exit is not None:
             return

@@ -95,7 +95,7 @@ def _obey(order: bytes, descriptors: list[int], orders: c_socket, origin: Origin
     if verb == "sweep":
         sweep(rest, float(what))
     if verb == "read":
-        _read(rest.split(" "), descriptors[0])
+        _read(*descriptors)
     set_name("agentd-shim")
     if verb == "start":
         # Either path may hold anything but a NUL.
@@ -106,12 +106,13 @@ def _obey(order: bytes, descriptors: list[int], orders: c_socket, origin: Origin
     shim.run(directory, descriptors[0], Rescue(named, what == "warden"))
 
 
-def _read(paths: list[str], pipe: int) -> NoReturn:
+def _read(pipe: int, names: int) -> NoReturn:
     """Read page tables for the guard, which has no time for that. Never returns."""
     set_name("agentd-reader")
     # Who asked may have lost interest: then writing ends us.
     signal(SIGPIPE, SIG_DFL)
-    rollups.write(paths, pipe)
+    paths = os.pread(names, os.fstat(names).st_size, 0).decode()
+    rollups.write(paths.split(" "), pipe)
     os._exit(0)
 
 

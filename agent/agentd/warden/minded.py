@@ -6,7 +6,7 @@ import os
 from _socket import socket as c_socket
 from dataclasses import dataclass, field
 
-from agentd.core.contract import JobView, Launch, Message, Stop
+from agentd.core.contract import JobView, Launch, Message, Resume, Stop
 from agentd.core.guard.model import Rules
 from agentd.core.job import JobSpec, OutputKind, ProcessId
 
@@ -31,6 +31,8 @@ class MindedJob:
     shim: ProcessId | None = None
     #: A stop that no shim has confirmed yet.
     stop: Stop | None = None
+    #: The same of a resume: the shim that had it may have been killed before it was read.
+    resume: Resume | None = None
     #: How often the job was looked at since a shim last spoke.
     looks: int = 0
     #: Whether the present shim is a rescue shim.

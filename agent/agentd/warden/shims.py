@@ -21,7 +21,9 @@ from agentd.core.contract import (
     Launch,
     LeaderExited,
     Message,
+    Pause,
     Refused,
+    Resume,
     ShimReplaced,
     Stop,
     Sweep,
@@ -131,6 +133,10 @@ class Shims:
         else:
             if isinstance(order, Stop):
                 job.stop = order
+            elif isinstance(order, Resume):
+                job.resume = order
+            elif isinstance(order, Pause):
+                job.resume = None
             job.pending.append(order)
             self._send_pending(job)
 
@@ -278,6 +284,8 @@ class Shims:
                 self.has_limited_start |= job.rules is None or job.rules.limit_bytes is not None
             case JobPaused() | JobResumed():
                 job.view = replace(job.view, phase=_PHASE_AFTER[type(message)])
+                if isinstance(message, JobResumed):
+                    job.resume = None
             case JobStopping():
                 job.stop = None
                 job.view = replace(job.view, phase="stopping", cause=message.cause)
@@ -307,9 +315,10 @@ class Shims:
         taken = self.spawner.rescue(job.directory, theirs.fileno(), Rescue(job.descriptors, ours))
         theirs.close()
         if taken:
-            if job.stop is not None and job.stop not in job.pending:
+            for order in (job.resume, job.stop):
                 # The killed shim may have had it in its socket and never read it.
-                job.pending.insert(0, job.stop)
+                if order is not None and order not in job.pending:
+                    job.pending.insert(0, order)
             self._attend(job, mine)
         else:
             mine.close()

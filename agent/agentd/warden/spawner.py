@@ -17,8 +17,6 @@ from agentd.system import packets
 
 _ORDERS_FD = 3
 _GOOD_LIFE_S = 1.0
-#: What the spawner takes in one packet.
-_ORDER_BYTES = 8 << 10
 #: A longer one would not fit into the room of the pidfile, nor, with a long directory, an order.
 _CGROUP_PATH_BYTES = 512
 _ROOT = os.path.dirname(os.path.dirname(agentd.__file__))
@@ -113,8 +111,13 @@ class Spawner:
 
     def read(self, paths: Sequence[str], pipe: int) -> bool:
         """Have files of /proc read and written to a pipe: see system.rollups."""
-        order = f"read - {' '.join(paths)}"
-        return len(order) < _ORDER_BYTES and self._order(order, (pipe,))
+        # Of a job of thousands of processes more than a packet holds.
+        names = os.memfd_create("paths")
+        try:
+            os.write(names, " ".join(paths).encode())
+            return self._order("read - -", (pipe, names))
+        finally:
+            os.close(names)
 
     def _order(self, order: str, descriptors: tuple[int, ...]) -> bool:
         if self._socket is None:

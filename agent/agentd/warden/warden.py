@@ -183,7 +183,10 @@ class Warden:
             case Launch():
                 reach("warden.launch_received")
                 self._shims.launch(message)
-            case Stop() | SendSignal() | Pause() | Resume():
+            case Pause() | Resume():
+                self._guard.heed(message)
+                self._shims.pass_on(message.job_id, message)
+            case Stop() | SendSignal():
                 self._shims.pass_on(message.job_id, message)
             case Sweep():
                 self._shims.sweep(message)

@@ -73,8 +73,31 @@ def several(name: str, values: Iterable[Value]) -> list[Value]:
     return list(values)
 
 
-def bytes_of(name: str, value: str | int, least_bytes: int = MIN_SIZE_BYTES) -> int:
+def memory_of(name: str, value: str | int) -> int:
+    """Return a limit of memory, checked. Raises InvalidSpecError that names the option. Pure.
+
+    What is too much the agent says, which knows its host's memory.
+    """
+    size_bytes = _whole_bytes(name, value)
+    if size_bytes < MIN_MEM_BYTES:
+        raise InvalidSpecError(
+            f"{name}: {value} is less than the {MIN_MEM_BYTES >> 20} MiB that an empty process "
+            "needs; leave it out for no limit"
+        )
+    return size_bytes
+
+
+def bytes_of(name: str, value: str | int) -> int:
     """Return bytes, checked. Raises InvalidSpecError that names the option. Pure."""
+    size_bytes = _whole_bytes(name, value)
+    if not MIN_SIZE_BYTES <= size_bytes <= MAX_SIZE_BYTES:
+        raise InvalidSpecError(
+            f"{name}: {value} is out of range; from {MIN_SIZE_BYTES >> 20} MiB to 1 EiB"
+        )
+    return size_bytes
+
+
+def _whole_bytes(name: str, value: str | int) -> int:
     if isinstance(value, str):
         try:
             size_bytes = parse_size(value)
@@ -84,8 +107,4 @@ def bytes_of(name: str, value: str | int, least_bytes: int = MIN_SIZE_BYTES) -> 
         size_bytes = value
     if isinstance(size_bytes, bool) or not isinstance(size_bytes, int):
         raise InvalidSpecError(f"{name}: {value!r} is not a size; write 16G or whole bytes")
-    if not least_bytes <= size_bytes <= MAX_SIZE_BYTES:
-        raise InvalidSpecError(
-            f"{name}: {value} is out of range; from {least_bytes >> 20} MiB to 1 EiB"
-        )
     return size_bytes

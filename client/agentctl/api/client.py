@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -237,8 +237,16 @@ class Client:
                 return
             request.before_id = page.next_before_id
 
-    def wait(self, job_id: int, timeout_s: float | None = None) -> Job:
+    def wait(
+        self,
+        job_id: int,
+        timeout_s: float | None = None,
+        *,
+        seen: Callable[[Job | Event], None] | None = None,
+    ) -> Job:
         """Return the job once it is over.
+
+        `seen` is called with the job as it is now, and with each event of it meanwhile.
 
         Raises:
             WaitTimeoutError: It was not over after `timeout_s` seconds.
@@ -252,9 +260,12 @@ class Client:
         watch = self._connection.stream(lambda stub: stub.WatchJobs, lambda: request, timeout_s)
         try:
             for response in watch:
-                job = self._watched_job(response)
-                if job is not None and job.is_over:
-                    return job
+                if (item := self._watched(response)) is not None:
+                    if seen is not None:
+                        seen(item)
+                    job = item.job if isinstance(item, Event) else item
+                    if job.is_over:
+                        return job
                 if response.WhichOneof("item") == "fin":
                     break
         except TryAgainError:
@@ -263,12 +274,12 @@ class Client:
             raise WaitTimeoutError(f"job {job_id} is not over after {timeout_s:g} s") from None
         return self.get(job_id)
 
-    def _watched_job(self, response: wire.WatchJobsResponse) -> Job | None:
+    def _watched(self, response: wire.WatchJobsResponse) -> Job | Event | None:
         match response.WhichOneof("item"):
             case "snapshot":
                 return self._job(response.snapshot)
             case "event":
-                return self._job(response.event.job)
+                return event_from_wire(response.event, self.host)
             case _:
                 return None
 

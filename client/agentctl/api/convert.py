@@ -84,13 +84,28 @@ def mem_action_to_wire(action: MemAction) -> job_pb2.MemAction.ValueType:
     return _MEM_ACTION_TO_WIRE[action]
 
 
+def state_from_wire(state: job_pb2.JobState.ValueType) -> JobState | None:
+    """Return the state; None: unspecified. Raises ApiLevelMismatchError. Pure."""
+    if not state:
+        return None
+    found = next((known for known, number in _STATE_TO_WIRE.items() if number == state), None)
+    if found is None:
+        raise _unknown(f"a job state ({state})")
+    return found
+
+
 def _mem_action(job: job_pb2.Job) -> MemAction | None:
-    if not job.HasField("mem_limit_bytes") or not job.mem_action:
+    return mem_action_from_wire(job.mem_action) if job.HasField("mem_limit_bytes") else None
+
+
+def mem_action_from_wire(action: job_pb2.MemAction.ValueType) -> MemAction | None:
+    """Return the action; None: unspecified. Raises ApiLevelMismatchError. Pure."""
+    if not action:
         return None
     try:
-        return _MEM_ACTIONS[job.mem_action]
+        return _MEM_ACTIONS[action]
     except KeyError:
-        raise _unknown(f"a memory action ({job.mem_action})") from None
+        raise _unknown(f"a memory action ({action})") from None
 
 
 def time_from_wire(stamp: Timestamp) -> datetime:
@@ -141,6 +156,8 @@ def job_from_wire(job: job_pb2.Job, host: str) -> Job:
         requeue_count=job.requeue_count,
         requeue_of=job.requeue_of if job.HasField("requeue_of") else None,
         requeued_as=job.requeued_as if job.HasField("requeued_as") else None,
+        requeue_at=_optional_time(job, job.requeue_at, "requeue_at"),
+        requeue_cancelled=job.requeue_cancelled or None,
         **read(getattr(job, kind)),
     )
 
@@ -168,7 +185,8 @@ def _paused(state: job_pb2.Paused) -> dict[str, Any]:
 
 
 def _stopping(state: job_pb2.Stopping) -> dict[str, Any]:
-    return {**_live(state), "cause": cause_from_wire(state.cause)}
+    cause = cause_from_wire(state.cause)
+    return {**_live(state), "cause": cause, "reason": state.reason or None}
 
 
 def _ended(state: job_pb2.Ended) -> dict[str, Any]:

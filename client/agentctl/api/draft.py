@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from agentapi.v1 import job_pb2
 from agentctl.api.amounts import (
     MAX_REQUEUES,
-    MIN_MEM_BYTES,
     bytes_of,
+    memory_of,
     seconds_of,
     text_pairs,
     to_ns,
@@ -114,7 +114,7 @@ def _set_limits(spec: job_pb2.JobSpec, draft: Draft) -> None:
 
 def _set_memory(spec: job_pb2.JobSpec, draft: Draft) -> None:
     if draft.mem is not None:
-        spec.mem_limit_bytes = bytes_of("mem", draft.mem, MIN_MEM_BYTES)
+        spec.mem_limit_bytes = memory_of("mem", draft.mem)
     if draft.mem_action is not None:
         if draft.mem is None:
             raise InvalidSpecError("mem_action: there is no limit to act on; give mem as well")

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from agentapi.v1 import guard_service_pb2 as wire
-from agentctl.api.convert import time_from_wire
+from agentctl.api.convert import mem_action_from_wire, state_from_wire, time_from_wire
 from agentctl.errors import ApiLevelMismatchError
-from agentctl.guard import Guard, GuardedJob, GuardNotice, HostMemory, NoticeKind
+from agentctl.guard import (
+    Guard,
+    GuardedJob,
+    GuardNotice,
+    HostMemory,
+    Mark,
+    MarkRule,
+    NoticeKind,
+)
 
 _KINDS = {
     wire.GUARD_NOTICE_KIND_WARNED: NoticeKind.WARNED,
@@ -27,6 +35,10 @@ def guard_from_wire(report: wire.GetGuardResponse) -> Guard:
         host=_host(report.host),
         jobs=tuple(_job(job) for job in report.jobs),
         notices=tuple(_notice(notice) for notice in report.notices),
+        config_error=report.config_error,
+        pause_limit_s=(
+            report.pause_limit.ToNanoseconds() / 1e9 if report.HasField("pause_limit") else None
+        ),
     )
 
 
@@ -40,6 +52,16 @@ def _host(host: wire.HostMemory) -> HostMemory:
         pause_bytes=host.pause_bytes,
         term_bytes=host.term_bytes,
         kill_bytes=host.kill_bytes,
+        rules={
+            mark: MarkRule(rule.percent, rule.cap_bytes)
+            for mark, rule in (
+                (Mark.WARN, host.warn),
+                (Mark.PAUSE, host.pause),
+                (Mark.TERM, host.term),
+                (Mark.KILL, host.kill),
+            )
+            if rule.percent
+        },
     )
 
 
@@ -47,11 +69,14 @@ def _job(job: wire.GuardedJob) -> GuardedJob:
     return GuardedJob(
         job_id=job.job_id,
         name=job.name or None,
-        upper_bytes=job.upper_bytes,
+        upper_bytes=job.upper_bytes if job.HasField("upper_bytes") else None,
         held_bytes=job.held_bytes if job.HasField("held_bytes") else None,
         limit_bytes=job.limit_bytes if job.HasField("limit_bytes") else None,
         growing_bytes_per_s=job.growing_bytes_per_s,
         why=job.why,
+        state=state_from_wire(job.state),
+        preemptible=job.preemptible,
+        mem_action=mem_action_from_wire(job.mem_action),
     )
 
 

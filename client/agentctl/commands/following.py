@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from agentctl.api.logs import LogQuery
 from agentctl.commands.base import note, warn
 from agentctl.commands.copying import STDERR, STDOUT, LogCopy
+from agentctl.commands.pauses import pauses_told
 from agentctl.commands.status import shell_status
 from agentctl.errors import AgentctlError, WrongStateError
 
@@ -65,7 +66,8 @@ def _follow(client: Client, job: Job, copies: list[LogCopy]) -> int:
     ]
     for thread in others:
         thread.start()
-    copies[0].copy(client)
+    with pauses_told(client, job.id):
+        copies[0].copy(client)
     for thread in others:
         thread.join()
     return shell_status(client.wait(job.id), complain=warn)

@@ -19,7 +19,7 @@ def command(settings: Settings) -> None:
     """Show how the memory stands, what guards it, and which job would go first.
 
     USES is what a job holds, or with ≤ what it holds at most: only a job that comes near a limit
-    is measured exactly. LEFT is what is left of its own limit.
+    is measured exactly. LEFT is what is left of its own limit, or by how much it is over.
     """
     with settings.client() as client:
         guard = client.guard()

@@ -39,6 +39,17 @@ class Size(_Kind):
         return parse_size(str(value))
 
 
+class SizeText(_Kind):
+    """`16G`: a size as it was written, so that a complaint can quote it."""
+
+    name = "size"
+
+    def read(self, value: str | int) -> str:
+        """Return it unchanged. Raises ValueError."""
+        parse_size(str(value))
+        return str(value).strip()
+
+
 class DurationKind(_Kind):
     """`8h`: seconds."""
 
@@ -130,6 +141,7 @@ class Moment(_Kind):
 
 
 SIZE = Size()
+SIZE_TEXT = SizeText()
 DURATION = DurationKind()
 SIGNAL = SignalKind()
 COMMAND_WORD = CommandWord()

@@ -59,4 +59,10 @@ def command(
             tail_lines=tail,
             since=since,
         )
-        LogCopy(query, STDOUT).copy(client)
+        if not follow:
+            LogCopy(query, STDOUT).copy(client)
+            return
+        from agentctl.commands.pauses import pauses_told
+
+        with pauses_told(client, query.job_id):
+            LogCopy(query, STDOUT).copy(client)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from agentctl.commands.base import COMMAND_LINE, Settings, Verb
-from agentctl.commands.spec import draft_of, spec_options
+from agentctl.commands.spec import draft_of, options_named, spec_options
 
 _EXAMPLES = """
 agentctl run -- python train.py
@@ -30,5 +30,5 @@ def command(settings: Settings, /, **options: Any) -> int:  # noqa: ANN401  # cl
     settings.refuse_json("run prints the job's own output; use: agentctl submit --json")
     from agentctl.commands.following import run_to_end
 
-    with settings.client() as client:
+    with settings.client() as client, options_named(options):
         return run_to_end(client, draft_of(options))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agentctl.commands.kinds import COMMAND_WORD, DURATION, SIZE, Pair
+from agentctl.commands.kinds import COMMAND_WORD, DURATION, SIZE, SIZE_TEXT, Pair
 from agentctl.errors import InvalidSpecError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ _OPTIONS = (
         multiple=True,
         help="Add a variable to the environment, which is that of this shell.",
     ),
-    click.option("--mem", type=SIZE, metavar="SIZE", help="The job's own memory limit, as 16G."),
+    click.option(
+        "--mem", type=SIZE_TEXT, metavar="SIZE", help="The job's own memory limit, as 16G."
+    ),
     click.option(
         "--mem-action",
         type=click.Choice(("kill", "pause", "warn")),
@@ -90,10 +93,26 @@ def spec_options(function: Function) -> Function:
     return function
 
 
+@contextmanager
+def options_named(options: Mapping[str, Any]) -> Iterator[None]:
+    """Within it, a complaint about a field names the option as it was written."""
+    try:
+        yield
+    except InvalidSpecError as error:
+        field, colon, rest = str(error).partition(": ")
+        if not colon or field not in options:
+            raise
+        written = str(options[field])
+        quoted = f" {written}" if field == "mem" and not rest.startswith(written) else ""
+        option = f"--{field.replace('_', '-')}{quoted}"
+        raise InvalidSpecError(f"{option}: {rest}", reason=error.reason) from None
+
+
 def draft_of(options: dict[str, Any]) -> Draft:
     """Return what the options ask for. Raises InvalidSpecError."""
     from agentctl.api.draft import Draft
 
+    options = dict(options)
     line, command = options.pop("line"), options.pop("command")
     if line is not None and command:
         raise InvalidSpecError("-c: give a shell line or a command, not both")

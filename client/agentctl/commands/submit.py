@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from agentctl.commands.base import COMMAND_LINE, Settings, Verb, drop_output, flush, out
-from agentctl.commands.spec import draft_of, spec_options
+from agentctl.commands.spec import draft_of, options_named, spec_options
 from agentctl.errors import RefusedError
 
 _EXAMPLES = """
@@ -28,7 +28,7 @@ def command(settings: Settings, /, **options: Any) -> None:  # noqa: ANN401  # c
     under nohup, and outlives the shell, the terminal and the login.
     """
     draft = draft_of(options)
-    with settings.client() as client:
+    with settings.client() as client, options_named(options):
         job = client.submit_draft(draft)
     if settings.json:
         from agentctl.render.jobs import dump_object, job_to_json

@@ -45,13 +45,16 @@ def command(settings: Settings, timeout: float | None, jobs: tuple[str, ...]) ->
 
 
 def _wait_for_all(client: Client, jobs: list[Job], timeout_s: float | None) -> list[Job]:
+    from agentctl.commands.pauses import PauseTeller
+
     if timeout_s is None:
-        return [client.wait(job.id) for job in jobs]
+        return [client.wait(job.id, seen=PauseTeller().see) for job in jobs]
     deadline_s = time.monotonic() + timeout_s
     over = []
     for job in jobs:
         try:
-            over.append(client.wait(job.id, max(0.0, deadline_s - time.monotonic())))
+            left_s = max(0.0, deadline_s - time.monotonic())
+            over.append(client.wait(job.id, left_s, seen=PauseTeller().see))
         except WaitTimeoutError:
             # What is left of the time says nothing to whoever gave it.
             raise WaitTimeoutError(f"job {job.id} is not over after {timeout_s:g} s") from None

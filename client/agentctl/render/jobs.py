@@ -157,9 +157,12 @@ def _row(job: Job, now: datetime, *, with_reason: bool) -> list[Cell]:
 
 def _short_reason(job: Job) -> str:
     """Return the reason without what stands in the column STATE already. Pure."""
-    reason = printable(job.reason or "").removeprefix("stopped by the guard: ")
-    who, colon, why = reason.partition(" by the guard: ")
-    return f"guard: {why}" if colon and who == job.state.value else reason
+    reason = printable(job.reason or "")
+    _, colon, why = reason.partition(" by the guard: ")
+    if colon and not job.is_over:
+        return f"guard: {why}"
+    reason = reason.removeprefix("stopped by the guard: ")
+    return f"requeue waits; {reason}" if job.requeue_at is not None else reason
 
 
 def pairs_text(pairs: Iterable[tuple[str, str]], palette: Palette) -> list[str]:
@@ -190,7 +193,7 @@ def job_block(job: Job, directory: str, now: datetime, palette: Palette) -> list
         ("still running", ", ".join(map(str, job.surviving_pids))),
         ("memory limit", _limit_text(job)),
         ("preemptible", "the first to go when memory runs out" if job.preemptible else ""),
-        ("requeue", _requeue_text(job)),
+        ("requeue", _requeue_text(job, now)),
         ("memory", _size(job.memory_bytes)),
         ("peak memory", _size(job.peak_memory_bytes)),
         ("cpu time", "" if job.cpu_s is None else f"{job.cpu_s:.2f}s"),
@@ -215,7 +218,7 @@ def _limit_text(job: Job) -> str:
     return f"{format_size(job.mem_limit_bytes)}, then {job.mem_action or 'kill'}"
 
 
-def _requeue_text(job: Job) -> str:
+def _requeue_text(job: Job, now: datetime) -> str:
     if not job.requeue_limit:
         return ""
     parts = [f"{job.requeue_count} of {job.requeue_limit} used"]
@@ -223,7 +226,19 @@ def _requeue_text(job: Job) -> str:
         parts.append(f"this is job {job.requeue_of} again")
     if job.requeued_as is not None:
         parts.append(f"goes on as job {job.requeued_as}")
+    elif job.requeue_at is not None:
+        parts.append(_requeue_wait(job.requeue_at, now))
+    elif job.requeue_cancelled is not None:
+        parts.append(f"cancelled: {printable(job.requeue_cancelled)}")
+    elif job.cause is Cause.GUARD and job.is_over and job.requeue_count >= job.requeue_limit:
+        parts.append("used up")
     return ", ".join(parts)
+
+
+def _requeue_wait(at: datetime, now: datetime) -> str:
+    if at <= now:
+        return "again once the host has memory"
+    return f"again at {format_local(at)}, once the host has memory"
 
 
 def _moment(moment: datetime | None, now: datetime) -> str:

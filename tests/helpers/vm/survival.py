@@ -13,10 +13,13 @@ _CONFIG = '[guard]\nenabled = true\npause_limit = "2s"\n'
 _LIMIT = "300M"
 
 
-def hogs(limited: bool) -> tuple[HogPlan, ...]:  # noqa: FBT001  # the one thing that differs
+#: Mode and threads of each.
+KINDS = {"single": ("anon", 1), "threads": ("anon", 8), "bomb": ("bomb", 1)}
+
+
+def hogs(limited: bool, kinds: Sequence[str]) -> tuple[HogPlan, ...]:  # noqa: FBT001  # the one thing that differs
     """Return one hog of each kind, with a limit of its own or against the host's marks alone."""
     mem = _LIMIT if limited else None
-    kinds = {"single": ("anon", 1), "threads": ("anon", 8), "bomb": ("bomb", 1)}
     return tuple(
         HogPlan(
             f"{name}{' over its limit' if limited else ''}",
@@ -24,7 +27,7 @@ def hogs(limited: bool) -> tuple[HogPlan, ...]:  # noqa: FBT001  # the one thing
             options=_options(mode, n),
             mem=mem,
         )
-        for name, (mode, n) in kinds.items()
+        for name, (mode, n) in ((kind, KINDS[kind]) for kind in kinds)
     )
 
 
@@ -32,15 +35,15 @@ def _options(mode: str, threads: int) -> dict[str, int]:
     return {"processes": 50} if mode == "bomb" else {"threads": threads}
 
 
-def guarded(runs: int, *, has_manager: bool) -> Plan:
+def guarded(runs: int, *, has_manager: bool, kinds: Sequence[str] = tuple(KINDS)) -> Plan:
     """Return a plan of `runs` runs of each kind, every second one against its own limit."""
-    several = tuple(hog for run in range(runs) for hog in hogs(limited=run % 2 == 1))
+    several = tuple(hog for run in range(runs) for hog in hogs(run % 2 == 1, kinds))
     return Plan("guard", has_manager, hogs=several, config=_CONFIG)
 
 
 def unguarded(protector: str, runs: int) -> Plan:
     """Return the same with another program for a guard, or with none."""
-    several = tuple(hog for _ in range(runs) for hog in hogs(limited=False))
+    several = tuple(hog for _ in range(runs) for hog in hogs(False, tuple(KINDS)))
     return Plan(protector, has_manager=True, hogs=several)
 
 

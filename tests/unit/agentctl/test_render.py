@@ -30,6 +30,7 @@ def test_json_has_the_contracts_names_in_the_contracts_order() -> None:
         *("ended_at", "exit_code", "signal", "cause", "reason", "pid", "shim_pid"),
         *("mem_limit_bytes", "peak_memory_bytes", "memory_bytes", "cpu_s", "log_bytes", "host"),
         *("mem_action", "preemptible", "requeue_limit", "requeue_of", "requeued_as"),
+        "requeue_at",
     ]
     assert list(JSON_FIELDS) == expected
     assert list(render.job_to_json(sample_job(JobState.RUNNING))) == expected

@@ -22,27 +22,45 @@ from agentd.core.guard.units import S_NS
 
 #: One line in this time, whatever goes on.
 _GAP_NS = S_NS
+_DONE: dict[type[Act], str] = {Hold: "paused", Terminate: "stopped", Kill: "killed"}
 
 
 def as_told(before: Turn, judged: Turn) -> Turn:
     """Return the turn before the judgement with one line about it, at most one a second.
 
     What is remembered is what it was before: nothing that the judgement wanted has happened.
+    A line about the host comes first, which is told once; then the job of which nothing was
+    said for longest.
     """
     spoke_ns = before.memory.spoke_ns
     acts = judged.acts[len(before.acts) :]
     if not acts or (spoke_ns is not None and before.at_ns - spoke_ns < _GAP_NS):
         return before
-    would = next((tell for act in acts if (tell := _told(judged, act))), None)
-    if would is not None:
-        turn = before.saying(would)
-    else:
-        tells = [act for act in acts if isinstance(act, Tell)]
-        if not tells:
-            return before
-        # A line about the host or a limit that may be passed is no pretence: it stays told.
-        turn = replace(before, memory=judged.memory).saying(tells[0])
+    tells = [tell for act in acts if (tell := _told(judged, act)) is not None]
+    if not tells:
+        return before
+    turn = _with_said(before, judged, min(tells, key=lambda tell: _order(before, tell)))
     return replace(turn, memory=replace(turn.memory, spoke_ns=turn.at_ns))
+
+
+def _order(turn: Turn, tell: Tell) -> tuple[bool, int]:
+    if tell.job_id is None:
+        return (False, 0)
+    return (True, turn.memory.jobs[tell.job_id].spoke_ns)
+
+
+def _with_said(before: Turn, judged: Turn, tell: Tell) -> Turn:
+    """Return the turn with a line said, and that it was."""
+    turn = before.saying(tell)
+    if tell.job_id is not None:
+        told = judged.memory.jobs[tell.job_id].told
+        track = before.memory.jobs[tell.job_id]
+        return turn.with_job(replace(track, told=told, spoke_ns=turn.at_ns))
+    # Of the mark first, and at the next chance of whose doing it is not.
+    was, now = before.memory, judged.memory
+    if now.told != was.told:
+        return replace(turn, memory=replace(was, told=now.told))
+    return replace(turn, memory=replace(was, told_not_ours=now.told_not_ours))
 
 
 def _told(judged: Turn, act: Act) -> Tell | None:
@@ -56,12 +74,11 @@ def _told(judged: Turn, act: Act) -> Tell | None:
                 track.stage.trigger is Trigger.OWN_LIMIT and track.rules.action is MemAction.KILL
             )
             return _would("stopped" if is_ended else "paused", verdict)
-        case Hold(verdict=verdict):
-            return _would("paused", verdict)
-        case Terminate(verdict=verdict):
-            return _would("stopped", verdict)
-        case Kill(verdict=verdict):
-            return _would("killed", verdict)
+        case Hold() | Terminate() | Kill():
+            return _would(_DONE[type(act)], act.verdict)
+        case Tell():
+            # A line about the host or a limit that may be passed is no pretence: it stays told.
+            return act
         case _:
             return None
 

@@ -6,8 +6,8 @@ from agentd.core.guard.model import CameBack, Level, Trigger, Verdict
 from agentd.core.guard.units import (
     S_NS,
     duration_text,
-    number_text,
     rate_text,
+    share_and_mark_texts,
     share_text,
     size_text,
 )
@@ -31,8 +31,8 @@ def grounds(verdict: Verdict) -> str:
     if verdict.trigger is Trigger.OWN_LIMIT and verdict.limit_bytes is not None:
         return _own_limit(verdict)
     if verdict.trigger is Trigger.PAUSED_TOO_LONG:
-        return f"paused for long and memory did not come back, {_host(verdict)}"
-    return _host(verdict)
+        return f"paused for long and memory did not come back, {_waited(verdict)}{_held(verdict)}"
+    return f"{_marked(verdict)}{_held(verdict)}{_why(verdict)}"
 
 
 def over_limit_text(verdict: Verdict) -> str:
@@ -41,15 +41,15 @@ def over_limit_text(verdict: Verdict) -> str:
 
 
 def would_text(done: str, verdict: Verdict) -> str:
-    """Return what a dry run says: `would have stopped job 7: ...`."""
-    return f"would have {done} job {verdict.job_id}: {grounds(verdict)}"
+    """Return what a dry run says of a job: `would have been stopped: ...`."""
+    return f"would have been {done}: {grounds(verdict)}"
 
 
 def came_back(act: CameBack) -> str:
-    """Return what an act has given back to the host."""
+    """Return what the host had before and after: only that is known for certain."""
     return (
-        f"{size_text(act.freed_bytes)} came back within {duration_text(act.took_ns / S_NS)}, "
-        f"host has {size_text(act.host_available_bytes)} available"
+        f"the host had {size_text(act.host_before_bytes)} available, "
+        f"{size_text(act.host_available_bytes)} after {duration_text(act.took_ns / S_NS)}"
     )
 
 
@@ -95,14 +95,30 @@ def _own_limit(verdict: Verdict) -> str:
     return f"{share}{_growing(verdict)}, host had {size_text(verdict.host_available_bytes)} left"
 
 
-def _host(verdict: Verdict) -> str:
-    share = share_text(verdict.host_available_bytes, verdict.host_total_bytes)
-    mark = number_text(verdict.mark_bytes, verdict.host_total_bytes)
-    marked = f" (mark {mark})" if verdict.mark_bytes else ""
-    return (
-        f"host had {share} left{marked}, this job held {size_text(verdict.held_bytes)}"
-        f"{_growing(verdict)}"
+def _marked(verdict: Verdict) -> str:
+    if not verdict.mark_bytes:
+        return f"host had {share_text(verdict.host_available_bytes, verdict.host_total_bytes)} left"
+    share, mark = _share_and(verdict)
+    return f"host had {share} left ({verdict.level.name.lower()} mark {mark})"
+
+
+def _waited(verdict: Verdict) -> str:
+    share, mark = _share_and(verdict)
+    return f"host had {share} left and {mark} were waited for"
+
+
+def _share_and(verdict: Verdict) -> tuple[str, str]:
+    return share_and_mark_texts(
+        verdict.host_available_bytes, verdict.host_total_bytes, verdict.mark_bytes
     )
+
+
+def _held(verdict: Verdict) -> str:
+    return f", this job held {size_text(verdict.held_bytes)}{_growing(verdict)}"
+
+
+def _why(verdict: Verdict) -> str:
+    return f", {verdict.why}" if verdict.why else ""
 
 
 def _growing(verdict: Verdict) -> str:

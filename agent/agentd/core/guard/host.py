@@ -11,18 +11,15 @@ from dataclasses import replace
 
 from agentd.core.guard.blame import Blame, blame, blame_since_hold
 from agentd.core.guard.choose import smallest_set, victim_order
-from agentd.core.guard.explain import exhausted_after_s, level_text, not_ours_text
-from agentd.core.guard.model import Hold, Level, Tell, Trigger
-from agentd.core.guard.observe import (
-    CAME_BACK_SHARE,
-    CAME_BACK_WAIT_NS,
-    baseline_of,
-    is_surveyed,
-)
-from agentd.core.guard.own_limit import hold, kill, terminate
+from agentd.core.guard.comeback import CAME_BACK_SHARE, CAME_BACK_WAIT_NS
+from agentd.core.guard.model import Hold, Level, Trigger
+from agentd.core.guard.observe import baseline_of
+from agentd.core.guard.own_limit import hold, kill, kill_ending, terminate
 from agentd.core.guard.state import Ending, Frozen, Held, JobTrack, Running
-from agentd.core.guard.turn import Turn, freeable, holding, upper_now
+from agentd.core.guard.telling import tell_level, tell_not_ours
+from agentd.core.guard.turn import Turn, freeable
 from agentd.core.guard.units import MIB, S_NS
+from agentd.core.guard.whom import may_be_paused, why_ended, why_paused
 
 #: Memory wanted beyond the term mark, as a share of it: one act is to be enough.
 _BUFFER_SHARE = 0.25
@@ -38,66 +35,16 @@ _GROWS_BYTES_PER_S = 64 * MIB
 
 def guard_host(turn: Turn) -> Turn:
     """Return the turn with the host's marks looked after."""
-    turn = _tell_level(turn)
+    turn = tell_level(turn)
     if turn.crossed >= Level.KILL:
         turn = _kill_convicts(turn)
     if turn.crossed >= Level.PAUSE:
-        turn = _tell_not_ours(turn)
+        turn = tell_not_ours(turn)
     if turn.crossed >= Level.TERM:
         turn = _end_jobs(turn)
     if turn.crossed >= Level.PAUSE:
         turn = _hold_jobs(turn)
     return _thaw_innocent(turn)
-
-
-# What people are told.
-
-
-def _tell_level(turn: Turn) -> Turn:
-    level = turn.memory.level
-    if turn.crossed == Level.FINE or turn.memory.told:
-        return turn
-    host = turn.look.host
-    left_s = exhausted_after_s(
-        host.available_bytes, host.swap_free_bytes, turn.memory.loss.rate_bytes_per_s()
-    )
-    text = level_text(
-        level,
-        host.available_bytes,
-        host.total_bytes,
-        turn.watermarks.of(level),
-        left_s,
-        _candidate(turn),
-    )
-    memory = replace(turn.memory, told=frozenset((level,)))
-    return replace(turn, memory=memory).saying(Tell(text))
-
-
-def _candidate(turn: Turn) -> str:
-    tracks = [t for t in turn.memory.jobs.values() if not turn.is_stopping(t)]
-    if not tracks:
-        return ""
-    first = victim_order(tracks, blame(turn))[0]
-    return f"next would be job {first.rules.job_id}"
-
-
-def _tell_not_ours(turn: Turn) -> Turn:
-    blamed = blame(turn)
-    level = turn.memory.level
-    if blamed.is_ours or blamed.loss_bytes <= 0 or level in turn.memory.told_not_ours:
-        return turn
-    # What a job that was ended had grown by is not known any more, and comes back anyway.
-    if not is_surveyed(turn.memory, turn.look) or turn.memory.awaited:
-        return turn
-    host = turn.look.host
-    text = not_ours_text(
-        host.available_bytes,
-        host.total_bytes,
-        sum(blamed.grown_bytes.values()),
-        blamed.loss_bytes,
-    )
-    memory = replace(turn.memory, told_not_ours=turn.memory.told_not_ours | {level})
-    return replace(turn, memory=memory).saying(Tell(text))
 
 
 # Waiting for memory to come back.
@@ -168,7 +115,7 @@ def _kill_convicts(turn: Turn) -> Turn:
         return turn
     for track in smallest_set(victim_order(convicts, blame(turn)), needed):
         assert isinstance(track.stage, Ending)  # noqa: S101  # chosen above; for the type checker
-        turn = kill(turn, track, track.stage.verdict.trigger)
+        turn = kill_ending(turn, track, track.stage)
     return turn
 
 
@@ -186,11 +133,10 @@ def _end_jobs(turn: Turn) -> Turn:
     unmeasured = [track for track in chosen if not _is_measured(turn, track)]
     if unmeasured:
         return _measure(turn, chosen, unmeasured)
-    for track in chosen:
-        if turn.crossed >= Level.KILL:
-            turn = kill(turn, track, Trigger.HOST)
-        else:
-            turn = terminate(turn, track, Trigger.HOST)
+    verdicts = [turn.verdict(t, Trigger.HOST, why_ended(turn, t, blamed)) for t in chosen]
+    do = kill if turn.crossed >= Level.KILL else terminate
+    for track, verdict in zip(chosen, verdicts, strict=True):
+        turn = do(turn, track, verdict)
     return turn
 
 
@@ -231,7 +177,7 @@ def _hold_jobs(turn: Turn) -> Turn:
     blamed = blame_since_hold(turn)
     for track in list(turn.memory.jobs.values()):
         if isinstance(track.stage, Frozen) and _is_to_be_held(turn, track, blamed):
-            turn = hold(turn, track, Trigger.HOST)
+            turn = hold(turn, track, turn.verdict(track, Trigger.HOST, why_paused(track, blamed)))
     if _is_freezing(turn):
         return turn
     growing = [track for track in turn.memory.jobs.values() if _may_be_frozen(turn, track, blamed)]
@@ -257,20 +203,10 @@ def _is_to_be_held(turn: Turn, track: JobTrack, blamed: Blame) -> bool:
 
 def _may_be_frozen(turn: Turn, track: JobTrack, blamed: Blame) -> bool:
     return (
-        isinstance(track.stage, Running)
-        and not turn.is_paused_by_user(track)
-        and not turn.is_stopping(track)
-        and turn.fresh(track) is not None
+        turn.fresh(track) is not None
         and turn.at_ns >= max(track.spared_until_ns, track.cleared_until_ns)
-        and _grows(turn, track)
-        and blamed.shares(track.rules.job_id)
+        and may_be_paused(turn, track, blamed)
     )
-
-
-def _grows(turn: Turn, track: JobTrack) -> bool:
-    """Whether stopping it could stop any growth. Copy-on-write shows in no resident set."""
-    is_sharing = holding(track) < upper_now(track)
-    return is_sharing or track.upper.fastest_bytes_per_s(turn.at_ns) > 0
 
 
 def _is_freezing(turn: Turn) -> bool:

@@ -131,7 +131,7 @@ class Look:
     jobs: Mapping[int, JobSample] = field(default_factory=dict)
     #: Jobs the policy must know of, measured or not: those of which a process may live.
     rules: Mapping[int, Rules] = field(default_factory=dict)
-    #: Jobs of which every process is stopped because the user paused them: never those held.
+    #: Jobs that the user paused: never those held. Somebody else may have continued them since.
     paused: frozenset[int] = frozenset()
     #: Jobs whose stop ladder runs, whoever began it.
     stopping: frozenset[int] = frozenset()
@@ -162,8 +162,10 @@ class Verdict:
     host_total_bytes: int
     host_available_bytes: int
     host_rate_bytes_per_s: int
-    #: The host's mark that was crossed; 0: none.
+    #: The host's mark that was crossed, or how much was waited for in vain; 0: neither.
     mark_bytes: int = 0
+    #: Why this job and no other, in words; empty: its own limit says it.
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +230,12 @@ class CameBack(Act):
     """An act is over: how much memory came back, and how long that took."""
 
     job_id: int
+    #: Its share of what came back; never more than it held.
     freed_bytes: int
     took_ns: int
     host_available_bytes: int
+    #: The least that the host had available since the act, less what came back of others.
+    host_before_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

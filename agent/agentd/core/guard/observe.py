@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from agentd.core.guard.comeback import CAME_BACK_WAIT_NS, came_back, with_gone
 from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import (
-    CameBack,
     Charge,
     GuardPolicy,
     JobSample,
@@ -19,7 +19,6 @@ from agentd.core.guard.model import (
 )
 from agentd.core.guard.rates import Gauge
 from agentd.core.guard.state import (
-    Awaited,
     Baseline,
     Charged,
     Ending,
@@ -33,14 +32,12 @@ from agentd.core.guard.state import (
 )
 from agentd.core.guard.turn import FRESH_NS, Turn
 from agentd.core.guard.units import MIB, MS_NS, S_NS
+from agentd.core.guard.wake import is_awake, watch_stopped
 from agentd.core.guard.watermarks import watermarks
 
 #: A gap this many times the planned one is no rate: the machine was paused, or the guard starved.
 _GAP_FACTOR = 5
 _GAP_AT_LEAST_NS = 100 * MS_NS
-#: How much of the predicted memory has to come back before the next act, and for how long at most.
-CAME_BACK_SHARE = 0.6
-CAME_BACK_WAIT_NS = 2 * S_NS
 #: How long a job that its user has resumed is not held again.
 _SPARED_NS = 30 * S_NS
 #: A decline is over when so little was lost in this time: a part of the warn mark, or this.
@@ -68,11 +65,10 @@ def observe(policy: GuardPolicy, memory: Memory, look: Look) -> Turn:
         for job_id, rules in look.rules.items()
     }
     gone = [track for job_id, track in memory.jobs.items() if job_id not in jobs]
-    memory = replace(memory, jobs=jobs, awaited=_awaited(memory, look, gone))
-    memory = _surveyed(memory, look)
+    memory = _surveyed(with_gone(replace(memory, jobs=jobs), look, gone), look)
     turn = Turn(policy, look, lines, memory, lines.crossed(look.host), is_rebased)
     turn = _with_baseline(_with_episode(turn))
-    return _came_back(_undone_by_others(turn))
+    return came_back(_undone_by_others(turn))
 
 
 def is_surveyed(memory: Memory, look: Look) -> bool:
@@ -104,8 +100,8 @@ def _seen_job(memory: Memory, look: Look, track: JobTrack, is_rebased: bool) -> 
         track = replace(track, stage=replace(track.stage, low_bytes=look.host.available_bytes))
     sample = look.jobs.get(job_id)
     if sample is None or (track.sample is not None and sample.at_ns < track.sample.at_ns):
-        return track
-    return _with_sample(memory, look, track, sample)
+        return watch_stopped(look, track, None)
+    return watch_stopped(look, _with_sample(memory, look, track, sample), sample)
 
 
 def _with_sample(memory: Memory, look: Look, track: JobTrack, sample: JobSample) -> JobTrack:
@@ -146,26 +142,6 @@ def _with_charge(look: Look, track: JobTrack, sample: JobSample, charge: Charge)
     )
 
 
-def _awaited(memory: Memory, look: Look, gone: list[JobTrack]) -> tuple[Awaited, ...]:
-    available_bytes = look.host.available_bytes
-    still = tuple(
-        replace(awaited, low_bytes=min(awaited.low_bytes, available_bytes))
-        for awaited in memory.awaited
-    )
-    new = tuple(
-        Awaited(
-            track.rules.job_id,
-            track.stage.since_ns,
-            look.at_ns,
-            track.stage.verdict.freeable_bytes,
-            min(track.stage.low_bytes, available_bytes),
-        )
-        for track in gone
-        if isinstance(track.stage, Ending)
-    )
-    return still + new
-
-
 def _surveyed(memory: Memory, look: Look) -> Memory:
     if not memory.jobs.keys() <= look.jobs.keys():
         return memory
@@ -177,7 +153,16 @@ def _with_episode(turn: Turn) -> Turn:
     memory = turn.memory
     if memory.level == Level.FINE and (memory.told or memory.told_not_ours):
         memory = replace(memory, told=frozenset(), told_not_ours=frozenset())
+    if memory.level == Level.FINE and _is_over(turn, memory.ended_ns):
+        memory = replace(memory, ended_ns=None)
     return replace(turn, memory=memory)
+
+
+def _is_over(turn: Turn, ended_ns: int | None) -> bool:
+    """Whether nothing of what the guard ended is on its way back any more."""
+    is_ending = any(isinstance(track.stage, Ending) for track in turn.memory.jobs.values())
+    is_recent = ended_ns is not None and turn.at_ns - ended_ns < CAME_BACK_WAIT_NS
+    return not (is_ending or is_recent or turn.memory.awaited)
 
 
 def _with_baseline(turn: Turn) -> Turn:
@@ -236,7 +221,7 @@ def _is_calm(turn: Turn) -> bool:
 def _undone_by_others(turn: Turn) -> Turn:
     for job_id, track in turn.memory.jobs.items():
         match track.stage:
-            case Frozen() | Held() if job_id in turn.look.paused:
+            case Frozen() | Held() if turn.is_paused_by_user(track):
                 # The user's pause takes the guard's place: only the user ends it now.
                 turn = turn.with_job(_pardoned(turn, track))
             case Frozen() if job_id in turn.look.stopping:
@@ -247,6 +232,10 @@ def _undone_by_others(turn: Turn) -> Turn:
             case Held() if job_id in turn.look.resumed:
                 turn = turn.with_job(_pardoned(turn, track)).saying(
                     Tell("resumed by its user while the guard held it", job_id)
+                )
+            case Held() if is_awake(track):
+                turn = turn.with_job(_pardoned(turn, track)).saying(
+                    Tell("runs again although the guard held it", job_id)
                 )
             case _:
                 pass
@@ -261,19 +250,3 @@ def _pardoned(turn: Turn, track: JobTrack) -> JobTrack:
     if stage.verdict.trigger is Trigger.OWN_LIMIT:
         return replace(running, pardoned_bytes=stage.verdict.held_bytes)
     return replace(running, spared_until_ns=turn.at_ns + _SPARED_NS)
-
-
-def _came_back(turn: Turn) -> Turn:
-    """Say of each job that the guard ended what came back, once it has or time is up."""
-    waiting: list[Awaited] = []
-    for awaited in turn.memory.awaited:
-        freed_bytes = turn.available_bytes - awaited.low_bytes
-        is_back = freed_bytes >= awaited.predicted_bytes * CAME_BACK_SHARE
-        if not is_back and turn.at_ns - awaited.gone_ns < CAME_BACK_WAIT_NS:
-            waiting.append(awaited)
-            continue
-        took_ns = turn.at_ns - awaited.acted_ns
-        turn = turn.saying(
-            CameBack(awaited.job_id, max(0, freed_bytes), took_ns, turn.available_bytes)
-        )
-    return replace(turn, memory=replace(turn.memory, awaited=tuple(waiting)))

@@ -19,7 +19,9 @@ from agentd.core.guard.model import (
     Tell,
     Terminate,
     Trigger,
+    Verdict,
 )
+from agentd.core.guard.rates import Gauge
 from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Running, Told
 from agentd.core.guard.turn import Turn
 from agentd.core.guard.units import MIB, S_NS
@@ -39,7 +41,7 @@ def judge_own_limits(turn: Turn) -> Turn:
         match track.stage:
             case Ending():
                 turn = _watch_ending(turn, track, track.stage)
-            case Running() if track.rules.job_id not in turn.look.paused:
+            case Running() if not turn.is_paused_by_user(track):
                 turn = _suspect(turn, track)
             case Frozen():
                 turn = _convict(turn, track)
@@ -93,8 +95,8 @@ def _convict(turn: Turn, track: JobTrack) -> Turn:
     if _over(turn, track) is None or track.rules.action is MemAction.WARN:
         return turn
     if track.rules.action is MemAction.PAUSE:
-        return hold(turn, track, Trigger.OWN_LIMIT)
-    return terminate(turn, track, Trigger.OWN_LIMIT)
+        return hold(turn, track, turn.verdict(track, Trigger.OWN_LIMIT))
+    return terminate(turn, track, turn.verdict(track, Trigger.OWN_LIMIT))
 
 
 def _tell(turn: Turn, track: JobTrack, charged: Charged) -> Turn:
@@ -115,7 +117,7 @@ def _hasten(turn: Turn, track: JobTrack, charged: Charged) -> Turn:
     is_past = limit_bytes is not None and charged.held_bytes > limit_bytes + ENDING_GROWTH_BYTES
     if track.rules.action is not MemAction.KILL or not is_past:
         return turn
-    return kill(turn, track, Trigger.OWN_LIMIT)
+    return kill(turn, track, turn.verdict(track, Trigger.OWN_LIMIT))
 
 
 def _watch_ending(turn: Turn, track: JobTrack, stage: Ending) -> Turn:
@@ -128,11 +130,11 @@ def _watch_ending(turn: Turn, track: JobTrack, stage: Ending) -> Turn:
         return turn.with_job(replace(track, stage=seen))
     charged = turn.charged(track)
     if charged is not None and _has_grown(stage.verdict.held_bytes, charged.held_bytes):
-        return kill(turn, track, stage.verdict.trigger)
+        return kill_ending(turn, track, stage)
     if not _has_grown(stage.upper_bytes, sample.upper_bytes):
         return turn
     if sample.processes <= stage.processes or turn.is_unmeasurable(track):
-        return kill(turn, track, stage.verdict.trigger)
+        return kill_ending(turn, track, stage)
     # More processes than at the verdict: a handler may have forked, and forks share.
     return turn if charged is not None else turn.asking((track.rules.job_id,))
 
@@ -144,30 +146,43 @@ def _has_grown(from_bytes: int, to_bytes: int) -> bool:
 # The verdicts, for every trigger.
 
 
-def hold(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
-    """Return the turn with a frozen job kept paused."""
-    verdict = turn.verdict(track, trigger)
-    return turn.doing(replace(track, stage=Held(verdict, turn.at_ns)), Hold(verdict))
+def hold(turn: Turn, track: JobTrack, verdict: Verdict) -> Turn:
+    """Return the turn with a frozen job kept paused. How fast it grew is over with it."""
+    stage = Held(verdict, turn.at_ns)
+    held = replace(track, stage=stage, stopped=None, upper=Gauge(), held=Gauge())
+    return turn.doing(held, Hold(verdict))
 
 
-def terminate(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
+def terminate(turn: Turn, track: JobTrack, verdict: Verdict) -> Turn:
     """Return the turn with a job's stop ladder begun."""
-    verdict = turn.verdict(track, trigger)
     act = Terminate(verdict, track.rules.grace_s)
-    return turn.doing(replace(track, stage=_ending(turn, track, trigger)), act)
+    return _in_episode(turn.doing(replace(track, stage=_ending(turn, track, verdict)), act))
 
 
-def kill(turn: Turn, track: JobTrack, trigger: Trigger) -> Turn:
+def kill(turn: Turn, track: JobTrack, verdict: Verdict) -> Turn:
     """Return the turn with a job killed."""
-    stage = track.stage if isinstance(track.stage, Ending) else _ending(turn, track, trigger)
+    stage = track.stage if isinstance(track.stage, Ending) else _ending(turn, track, verdict)
     killed = replace(stage, killed_ns=turn.at_ns)
-    return turn.doing(replace(track, stage=killed), Kill(turn.verdict(track, trigger)))
+    return _in_episode(turn.doing(replace(track, stage=killed), Kill(verdict)))
 
 
-def _ending(turn: Turn, track: JobTrack, trigger: Trigger) -> Ending:
+def kill_ending(turn: Turn, track: JobTrack, stage: Ending) -> Turn:
+    """Return the turn with a job killed that was being ended, for the same reason."""
+    was = stage.verdict
+    verdict = turn.verdict(track, was.trigger, was.why)
+    if was.trigger is Trigger.PAUSED_TOO_LONG:
+        verdict = replace(verdict, mark_bytes=was.mark_bytes)
+    return kill(turn, track, verdict)
+
+
+def _in_episode(turn: Turn) -> Turn:
+    return replace(turn, memory=replace(turn.memory, ended_ns=turn.at_ns))
+
+
+def _ending(turn: Turn, track: JobTrack, verdict: Verdict) -> Ending:
     sample = track.sample
     return Ending(
-        verdict=turn.verdict(track, trigger),
+        verdict=verdict,
         since_ns=turn.at_ns,
         grace_s=track.rules.grace_s,
         upper_bytes=None if sample is None else sample.upper_bytes,

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import Level, MemAction, NextLook
 from agentd.core.guard.own_limit import ENDING_GROWTH_BYTES
-from agentd.core.guard.state import Charged, Ending, Frozen, JobTrack, Running
+from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Running
 from agentd.core.guard.turn import Turn, upper_now
 from agentd.core.guard.units import GIB, MIB, MS_NS, S_NS
+from agentd.core.guard.wake import is_awake
 
 SHORTEST_NS = 2 * MS_NS
 LONGEST_NS = S_NS
@@ -170,11 +171,24 @@ def _job_due(turn: Turn, track: JobTrack) -> _Due | None:
             return _Due(job_id, turn.at_ns, wants_charge=True)
         case Ending(killed_ns=None):
             return _ending_due(turn, track, track.stage)
-        case Running() if job_id not in turn.look.paused:
+        case Running() if not turn.is_paused_by_user(track):
             return _running_due(turn, track)
+        case Running() | Held():
+            return _stopped_due(turn, track)
         case _:
-            # Stopped: it cannot grow.
+            # Killed: it is on its way out.
             return None
+
+
+def _stopped_due(turn: Turn, track: JobTrack) -> _Due:
+    """Stopped it cannot grow; but anybody may have continued it, and tells nobody."""
+    job_id, sample = track.rules.job_id, track.sample
+    if job_id in turn.memory.planned.jobs:
+        return _Due(job_id, turn.at_ns + LONGEST_NS)
+    if track.stopped is None or sample is None:
+        # What it is then is what it is compared with.
+        return _Due(job_id, turn.at_ns)
+    return _Due(job_id, max(turn.at_ns, sample.at_ns + LONGEST_NS))
 
 
 def _ending_due(turn: Turn, track: JobTrack, stage: Ending) -> _Due:
@@ -189,7 +203,7 @@ def _ending_due(turn: Turn, track: JobTrack, stage: Ending) -> _Due:
 def _running_due(turn: Turn, track: JobTrack) -> _Due | None:
     limit_bytes = judged_limit_bytes(track)
     if limit_bytes is None:
-        return None
+        return _stopped_due(turn, track) if is_awake(track) else None
     job_id, sample = track.rules.job_id, track.sample
     if sample is None:
         was_asked = job_id in turn.memory.planned.jobs

@@ -26,7 +26,7 @@ def look_after_held(turn: Turn) -> Turn:
             if position == 0 and _may_release(turn):
                 turn = _released(turn, track)
         elif turn.at_ns - stage.since_ns >= turn.policy.pause_limit_s * S_NS:
-            turn = _ended(turn, track)
+            turn = _ended(turn, track, stage)
     return turn
 
 
@@ -41,10 +41,11 @@ def _held_for_host(turn: Turn) -> list[tuple[JobTrack, Held]]:
 
 
 def release_at_bytes(turn: Turn, stage: Held) -> int:
-    """Return how much has to be available for a held job to go on."""
+    """Return how much has to be available for a held job to go on: it can always come to that."""
     pause_bytes = turn.watermarks.of(Level.PAUSE)
     need_bytes = min(int(stage.verdict.rate_bytes_per_s * _NEED_S), pause_bytes)
-    return int(pause_bytes * _RELEASE_AT) + need_bytes
+    half_way_bytes = (pause_bytes + turn.look.host.total_bytes) // 2
+    return min(int(pause_bytes * _RELEASE_AT) + need_bytes, half_way_bytes)
 
 
 def let_all_go(turn: Turn) -> Turn:
@@ -82,9 +83,10 @@ def _released(turn: Turn, track: JobTrack) -> Turn:
     return replace(turn, memory=replace(turn.memory, released_ns=turn.at_ns))
 
 
-def _ended(turn: Turn, track: JobTrack) -> Turn:
+def _ended(turn: Turn, track: JobTrack, stage: Held) -> Turn:
     if turn.charged(track) is None and not turn.is_unmeasurable(track):
         return turn.asking((track.rules.job_id,))
     if turn.fresh(track) is None:
         return turn
-    return terminate(turn, track, Trigger.PAUSED_TOO_LONG)
+    verdict = turn.verdict(track, Trigger.PAUSED_TOO_LONG)
+    return terminate(turn, track, replace(verdict, mark_bytes=release_at_bytes(turn, stage)))

@@ -78,6 +78,21 @@ class Charged:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The resident sets of a job that is kept stopped. Such a job cannot grow: one that does runs.
+
+    SIGCONT may come from anybody (kill(2)), and neither guard nor shim is told.
+    """
+
+    upper_bytes: int
+    processes: int
+    #: When it was last seen to have grown all the same; None: not of late, it is stopped.
+    grown_ns: int | None = None
+    #: How often processes were found since that had been there before, it seems.
+    recounts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """When a job's owner was last told that it is over its limit, and by how much."""
 
@@ -111,6 +126,10 @@ class JobTrack:
     #: Its owner let it go on at this size although it was over its limit.
     pardoned_bytes: int | None = None
     told: Told | None = None
+    #: While it is paused, by its user or by the guard.
+    stopped: Stopped | None = None
+    #: When a dry run last said something about it.
+    spoke_ns: int = _NEVER_NS
     #: Not held for the host before this time: its owner has just resumed it.
     spared_until_ns: int = 0
     #: Not frozen for the host before this time: it was measured and found innocent.
@@ -141,6 +160,8 @@ class Awaited:
     acted_ns: int
     gone_ns: int
     predicted_bytes: int
+    #: What it held in the end: no more can have come back from it.
+    held_bytes: int
     low_bytes: int
 
 
@@ -167,6 +188,10 @@ class Memory:
     surveyed_ns: int | None = None
     survey_cost_ns: int = 0
     released_ns: int | None = None
+    #: When a job was last stopped or killed, as long as that episode lasts.
+    ended_ns: int | None = None
+    #: When a job was last seen to be gone, whoever ended it.
+    gone_ns: int | None = None
     #: When a dry run last said something.
     spoke_ns: int | None = None
     looked_ns: int | None = None

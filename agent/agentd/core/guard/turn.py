@@ -18,6 +18,7 @@ from agentd.core.guard.model import (
 )
 from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Memory, Running
 from agentd.core.guard.units import S_NS
+from agentd.core.guard.wake import is_awake
 from agentd.core.guard.watermarks import Watermarks
 
 #: A sample older than this says nothing about now.
@@ -115,15 +116,15 @@ class Turn:
         return self.at_ns - track.stage.since_ns > patience_ns
 
     def is_paused_by_user(self, track: JobTrack) -> bool:
-        """Whether every process of it is stopped because the user paused it."""
-        return track.rules.job_id in self.look.paused
+        """Whether it is stopped because the user paused it; one that grows runs again."""
+        return track.rules.job_id in self.look.paused and not is_awake(track)
 
     def is_stopping(self, track: JobTrack) -> bool:
         """Whether its stop ladder runs, whoever began it."""
         return track.rules.job_id in self.look.stopping or isinstance(track.stage, Ending)
 
-    def verdict(self, track: JobTrack, trigger: Trigger) -> Verdict:
-        """Return why a job is acted on, with the numbers of now."""
+    def verdict(self, track: JobTrack, trigger: Trigger, why: str = "") -> Verdict:
+        """Return why a job is acted on, with the numbers of now. `why`: this one and no other."""
         level = Level.FINE if trigger is Trigger.OWN_LIMIT else max(self.crossed, self.memory.level)
         return Verdict(
             job_id=track.rules.job_id,
@@ -137,6 +138,7 @@ class Turn:
             host_available_bytes=self.available_bytes,
             host_rate_bytes_per_s=self.memory.loss.rate_bytes_per_s(),
             mark_bytes=self.watermarks.of(level),
+            why=why,
         )
 
     def _is_fresh(self, track: JobTrack, sample: JobSample) -> bool:

@@ -31,9 +31,15 @@ def share_text(part_bytes: int, whole_bytes: int) -> str:
     return f"{part} of {whole} {unit}"
 
 
-def number_text(size_bytes: int, like_bytes: int) -> str:
-    """Return a size as a bare number in the unit that fits another size."""
-    return f"{size_bytes / _unit_of(like_bytes)[0]:.1f}"
+def share_and_mark_texts(part_bytes: int, whole_bytes: int, mark_bytes: int) -> tuple[str, str]:
+    """Return `22.38 of 23.5 GiB` and `22.40`: a part and its mark, never alike unless they are."""
+    factor, unit = _unit_of(whole_bytes)
+    part, mark = (f"{size / factor:.1f}" for size in (part_bytes, mark_bytes))
+    for digits in range(2, _MOST_DIGITS + 1):
+        if part != mark or part_bytes == mark_bytes:
+            break
+        part, mark = (f"{size / factor:.{digits}f}" for size in (part_bytes, mark_bytes))
+    return f"{part} of {_trimmed(whole_bytes / factor, 1)} {unit}", mark
 
 
 def rate_text(bytes_per_s: int) -> str:

@@ -48,7 +48,7 @@ class AgentService(AgentServiceServicer):
             hostname=wire_text(socket.gethostname()),
             active_jobs=active,
             total_jobs=total,
-            config_error=wire_text(self._config.error),
+            config_error=wire_text(self._config.complaint),
         )
 
     async def StopAgent(

@@ -24,7 +24,7 @@ def make_listener(
     """Return what serves every RPC of the agent; nothing is published yet."""
     jobs = JobService(paths, supervisor, logs)
     agent = AgentService(paths, supervisor, config)
-    guard = GuardService(supervisor)
+    guard = GuardService(supervisor, config)
 
     def register(server: grpc.aio.Server) -> None:
         add_JobServiceServicer_to_server(jobs, server)

@@ -33,7 +33,7 @@ from agentd.server.runtime.logfollow import (
     TimedChunk,
 )
 from agentd.server.runtime.logs import Gap, GapReason
-from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary
+from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary, Remarks
 
 _NS = 1_000_000_000
 
@@ -260,7 +260,7 @@ def event(happened: Event, log_bytes: int) -> job_pb2.JobEvent:
     )
 
 
-def job(info: JobInfo, log_bytes: int, pause_reason: str = "") -> job_pb2.Job:
+def job(info: JobInfo, log_bytes: int, remarks: Remarks = Remarks()) -> job_pb2.Job:  # noqa: B008  # frozen
     """Return a job; `log_bytes` is the logical end of its log."""
     spec = info.spec
     message = job_pb2.Job(
@@ -274,7 +274,7 @@ def job(info: JobInfo, log_bytes: int, pause_reason: str = "") -> job_pb2.Job:
         log_bytes=log_bytes,
         output_kind=OUTPUT_KINDS[type(spec.output)],
         event_seq=info.event_seq,
-        mem_action=_action_of(spec),
+        mem_action=action_of(spec),
         preemptible=spec.preemptible,
         requeue_limit=spec.requeue_limit,
         requeue_count=spec.requeue_count,
@@ -282,12 +282,25 @@ def job(info: JobInfo, log_bytes: int, pause_reason: str = "") -> job_pb2.Job:
         requeued_as=spec.requeued_as,
     )
     _set_state(message, info.state)
-    if pause_reason and isinstance(info.state, core.Paused):
-        message.paused.reason = wire_text(pause_reason)
+    _set_remarks(message, info.state, remarks)
     return message
 
 
-def _action_of(spec: JobSummary) -> job_pb2.MemAction.ValueType:
+def _set_remarks(message: job_pb2.Job, state: core.State, remarks: Remarks) -> None:
+    match state:
+        case core.Paused():
+            message.paused.reason = wire_text(remarks.guard_reason)
+        case core.Stopping():
+            message.stopping.reason = wire_text(remarks.guard_reason)
+        case _:
+            pass
+    if remarks.requeue_at_ns is not None:
+        message.requeue_at.CopyFrom(timestamp(remarks.requeue_at_ns))
+    message.requeue_cancelled = wire_text(remarks.requeue_cancelled)
+
+
+def action_of(spec: JobSummary) -> job_pb2.MemAction.ValueType:
+    """Return what happens to the job over its own limit; unspecified: it has none. Pure."""
     if spec.mem_limit_bytes is None:
         return job_pb2.MEM_ACTION_UNSPECIFIED
     return MEM_ACTIONS[spec.mem_action]

@@ -120,7 +120,7 @@ class JobService(JobServiceServicer):
 
     def _job(self, info: JobInfo, *, with_bytes: bool = True) -> job_pb2.Job:
         size_bytes = self._log_bytes(info) if with_bytes else 0
-        return convert.job(info, size_bytes, self._supervisor.pause_reason(info))
+        return convert.job(info, size_bytes, self._supervisor.remarks(info))
 
     def _log_bytes(self, info: JobInfo) -> int:
         if isinstance(info.state, Queued | Starting):

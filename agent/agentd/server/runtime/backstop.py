@@ -97,6 +97,17 @@ class Backstop:
         self.found: Delegated | Absent | None = None
         self._installing: asyncio.Task[None] | None = None
 
+    @property
+    def layer(self) -> str:
+        """One line for people: whether the kernel backs the guard, or why not."""
+        match self.found:
+            case Delegated(path):
+                return f"kernel backstop: each job in a cgroup of its own below {path}"
+            case Absent(why):
+                return f"no kernel backstop: {why}"
+            case None:
+                return "no kernel backstop yet: the user's systemd has not answered"
+
     async def install(self, spawner_pid: int, cgroup: str = "") -> None:
         """Have a cgroup delegated for this spawner; waits 2 s at most, though it may take longer.
 

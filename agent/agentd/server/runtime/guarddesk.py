@@ -43,6 +43,7 @@ _PAUSED = f"guard.{NoticeKind.PAUSED.value}"
 #: After any of these the guard's last pause is over.
 _PAUSE_EVENTS = (_PAUSED, f"guard.{NoticeKind.RELEASED.value}", "job.resumed")
 _PAUSE_WORDS = "paused by the guard"
+_END_EVENTS = (f"guard.{NoticeKind.TERMINATED.value}", f"guard.{NoticeKind.KILLED.value}")
 _QUIET = frozenset({NoticeKind.RELEASED, NoticeKind.CAME_BACK})
 
 _log = structlog.get_logger("agentd.guard")
@@ -165,3 +166,8 @@ class GuardDesk:
         if last is None or last[0] != _PAUSED:
             return ""
         return last[1] if last[1].startswith("paused") else f"{_PAUSE_WORDS}: {last[1]}"
+
+    def end_reason(self, info: JobInfo) -> str:
+        """Return why the guard is ending a job; "" if it has not said so yet."""
+        last = self._store.last_of(info.spec.id, _END_EVENTS)
+        return "" if last is None else last[1]

@@ -65,14 +65,16 @@ def run_hook(run: HookRun, is_closing: Callable[[], bool]) -> Outcome:
     except (OSError, ValueError) as error:
         return Outcome(f"cannot be started: {error}", b"")
     reader = _Reader(process)
+    ended, trouble = False, ""
     try:
         ended = reader.read_until_end(time.monotonic() + run.timeout_s, is_closing)
+    except OSError as error:
+        trouble = f"cannot be watched: {error}"
     finally:
-        _kill_group(process)
-        process.wait()
-        left = _sweep(mark)
+        # First, so that the hunt has a descriptor to look around with.
         reader.close()
-    complaint = _complaint(process, run.timeout_s, ended=ended, closing=is_closing())
+        left = _end(process, mark)
+    complaint = trouble or _complaint(process, run.timeout_s, ended=ended, closing=is_closing())
     if left:
         complaint = f"{complaint or 'ended'}; {left} processes of it cannot be killed"
     return Outcome(complaint, bytes(reader.kept), reader.cut)
@@ -103,44 +105,69 @@ def _complaint(
     return f"exited {code}" if code > 0 else f"ended by signal {-code}"
 
 
+def _end(process: subprocess.Popen[bytes], mark: str) -> int:
+    """Kill and reap what is left of a run; return how many live on after `SWEEP_S`."""
+    deadline_s = time.monotonic() + SWEEP_S
+    _kill_group(process)
+    left: set[int] = set()
+    try:
+        left.update(_sweep(mark, deadline_s))
+    finally:
+        try:
+            process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            # Another user's by now (sudo). `subprocess` reaps it at the start of a later hook.
+            left.add(process.pid)
+    return len(left)
+
+
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         # The unreaped leader keeps the number; without living members there is nobody to hit.
         return
+    except PermissionError:
+        # All of it is another user's by now, the unreaped leader as well: a hook that is sudo.
+        return
 
 
-def _sweep(mark: str) -> int:
-    """Kill what carries the mark, again and again; return how many are left after `SWEEP_S`."""
-    deadline_s = time.monotonic() + SWEEP_S
+def _sweep(mark: str, deadline_s: float) -> list[int]:
+    """Kill what carries the mark, again and again; return what is left at the deadline."""
     while found := find_members(mark, None):
         send_all(found, signal.SIGKILL)
         if time.monotonic() > deadline_s:
-            return len(found)
+            return found
         time.sleep(_PAUSE_S)
-    return 0
+    return []
 
 
 class _Reader:
     """Reads a hook's output until its program has ended."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        """Watch its pipe and its end."""
+        """Nothing is opened yet but its pipe, which is to be closed with `close`."""
         assert process.stdout is not None  # noqa: S101  # asked for in `_start`
         self.kept = bytearray()
         self.cut = False
+        self._pid = process.pid
         self._pipe = process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
-        # Readable once it has ended, and reaps nothing (pidfd_open(2)).
-        self._ended = os.pidfd_open(process.pid)
         self._poll = select.poll()
-        self._poll.register(self._ended, select.POLLIN)
-        self._poll.register(self._pipe.fileno(), select.POLLIN)
         self._open = True
 
     def read_until_end(self, deadline_s: float, is_closing: Callable[[], bool]) -> bool:
-        """Return whether the program ended by itself in time."""
+        """Return whether the program ended by itself in time. Raises OSError: no descriptors."""
+        # Readable once it has ended, and reaps nothing (pidfd_open(2)).
+        end = os.pidfd_open(self._pid)
+        try:
+            os.set_blocking(self._pipe.fileno(), False)
+            self._poll.register(self._pipe.fileno(), select.POLLIN)
+            self._poll.register(end, select.POLLIN)
+            return self._read_until(end, deadline_s, is_closing)
+        finally:
+            os.close(end)
+
+    def _read_until(self, end: int, deadline_s: float, is_closing: Callable[[], bool]) -> bool:
         while True:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or is_closing():
@@ -148,7 +175,7 @@ class _Reader:
             ready = dict(self._poll.poll(min(left_s, _LOOK_S) * 1000))
             if self._pipe.fileno() in ready:
                 self._take()
-            if self._ended in ready:
+            if end in ready:
                 while self._take() and not self.cut:
                     continue
                 return True
@@ -173,6 +200,5 @@ class _Reader:
         return True
 
     def close(self) -> None:
-        """Let go of both descriptors."""
-        os.close(self._ended)
+        """Let go of the pipe."""
         self._pipe.close()

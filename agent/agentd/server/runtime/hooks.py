@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from agentd.core.contract import GuardNotice
+from agentd.core.contract import GuardNotice, NoticeKind
+from agentd.core.describe import is_final
 from agentd.core.ending import signal_name
-from agentd.core.job import Ended, Lost, Paused, StartFailed, State, Stopping
+from agentd.core.job import Ended, Lost, Paused, Running, StartFailed, State, Stopping
 from agentd.server.runtime.codec import STATE_NAMES
 from agentd.server.runtime.hookrun import HookRun, Outcome, run_hook
 from agentd.server.runtime.model import JobInfo
@@ -28,6 +29,14 @@ MOST_AT_ONCE = 4
 MOST_WAITING = 100
 FILE_NAME = "hooks.log"
 FILE_BYTES = 1 << 20
+
+#: What the guard's act makes of a job that is not over.
+_LEADS_TO: Mapping[NoticeKind, type[State]] = {
+    NoticeKind.PAUSED: Paused,
+    NoticeKind.RELEASED: Running,
+    NoticeKind.TERMINATED: Stopping,
+    NoticeKind.KILLED: Stopping,
+}
 
 _log = structlog.get_logger("agentd.hooks")
 
@@ -59,13 +68,7 @@ class Hooks:
 
     def guarded(self, notice: GuardNotice, info: JobInfo | None) -> None:
         """Run `on_guard`, if there is one: the guard did or saw something."""
-        facts = {
-            **job_facts(info),
-            "AGENTCTL_EVENT": f"guard.{notice.kind.value}",
-            "AGENTCTL_GUARD_ACTION": notice.kind.value,
-            "AGENTCTL_REASON": notice.text,
-        }
-        self._add("on_guard", self.config.on_guard, facts)
+        self._add("on_guard", self.config.on_guard, notice_facts(notice, info))
 
     def _add(self, hook: str, argv: tuple[str, ...], facts: Mapping[str, str]) -> None:
         if not argv or self._closing.is_set():
@@ -80,7 +83,13 @@ class Hooks:
             # A daemon: should one ever hang, the server still ends.
             worker = threading.Thread(target=self._work, name="agentd-hook", daemon=True)
             self._workers.add(worker)
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as error:
+            # A limit of processes. The run stays in the line, for a worker or the next event.
+            with self._lock:
+                self._workers.discard(worker)
+            _log.warning("hook.delayed", hook=hook, error=str(error))
 
     def _work(self) -> None:
         while True:
@@ -145,6 +154,20 @@ def job_facts(info: JobInfo | None) -> dict[str, str]:
     return {**facts, **_state_facts(info.state)}
 
 
+def notice_facts(notice: GuardNotice, info: JobInfo | None) -> dict[str, str]:
+    """Return what a hook is told of what the guard did or saw. Pure."""
+    facts = {
+        **job_facts(info),
+        "AGENTCTL_EVENT": f"guard.{notice.kind.value}",
+        "AGENTCTL_GUARD_ACTION": notice.kind.value,
+        "AGENTCTL_REASON": notice.text,
+    }
+    if info is not None and not is_final(info.state) and notice.kind in _LEADS_TO:
+        # What the shim says of it comes a moment later.
+        facts["AGENTCTL_JOB_STATE"] = STATE_NAMES[_LEADS_TO[notice.kind]]
+    return facts
+
+
 def _state_facts(state: State) -> dict[str, str]:
     facts = {"AGENTCTL_JOB_STATE": STATE_NAMES[type(state)]}
     match state:
@@ -182,12 +205,18 @@ class HookLog:
         data = head.encode("utf-8", "backslashreplace") + outcome.output + tail
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with self._lock:
+            self._rotate_for(len(data))
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                if 0 < os.fstat(descriptor).st_size > FILE_BYTES - len(data):
-                    os.replace(self._path, f"{self._path}.1")
-                    os.close(descriptor)
-                    descriptor = os.open(self._path, flags, 0o600)
                 os.write(descriptor, data)
             finally:
                 os.close(descriptor)
+
+    def _rotate_for(self, size_bytes: int) -> None:
+        """Make room before the file is opened: one descriptor, closed once."""
+        try:
+            held_bytes = os.lstat(self._path).st_size
+        except FileNotFoundError:
+            return
+        if 0 < held_bytes > FILE_BYTES - size_bytes:
+            os.replace(self._path, f"{self._path}.1")

@@ -35,6 +35,18 @@ class JobSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Remarks:
+    """What is known of a job beside its state, for people."""
+
+    #: Why the guard holds it paused or is ending it; empty: it does neither.
+    guard_reason: str = ""
+    #: Wall clock: when its requeue may be tried. None: none waits.
+    requeue_at_ns: int | None = None
+    #: Why it was not requeued though it was to be; empty: nothing of the kind.
+    requeue_cancelled: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobInfo:
     """A job as it is after the event `event_seq`."""
 

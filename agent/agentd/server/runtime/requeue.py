@@ -29,7 +29,7 @@ from agentd.errors import (
 from agentd.paths import Paths
 from agentd.server.runtime import requeuefile
 from agentd.server.runtime.board import Board
-from agentd.server.runtime.model import JobDraft, JobInfo
+from agentd.server.runtime.model import JobDraft, JobInfo, Remarks
 from agentd.server.runtime.requeuefile import Settlement
 from agentd.server.runtime.store import Store
 from agentd.system import clock, jobdir
@@ -47,6 +47,7 @@ LOOK_S = 5.0
 SPACING_S = 10.0
 #: Until a requeue that the disk or the kernel refused is tried again.
 RETRY_S = 30.0
+_NS = 1_000_000_000
 
 _log = structlog.get_logger("agentd.requeue")
 
@@ -125,6 +126,26 @@ class Requeues:
     def _put(self, job_id: int, delay_s: float) -> None:
         self._due_s[job_id] = time.monotonic() + delay_s
         self._wake.set()
+
+    def due_at_ns(self, job_id: int) -> int | None:
+        """Return when the job's requeue may be tried, by the wall clock; None: none waits."""
+        due_s = self._due_s.get(job_id)
+        if due_s is None:
+            return None
+        at_s = clock.wall_ns() / _NS + due_s - time.monotonic()
+        # Two looks at two clocks: asked twice it is the same moment.
+        return round(at_s * 10) * (_NS // 10)
+
+    def remarks(self, info: JobInfo) -> Remarks:
+        """Return what became of the requeue that a job is owed, as far as it is not a job yet."""
+        spec, state = info.spec, info.state
+        if not is_final(state) or spec.requeued_as is not None or not spec.owes_requeue(state):
+            return Remarks()
+        due_at_ns = self.due_at_ns(spec.id)
+        if due_at_ns is not None:
+            return Remarks(requeue_at_ns=due_at_ns)
+        last = self._store.last_of(spec.id, ("job.requeue_cancelled",))
+        return Remarks(requeue_cancelled="" if last is None else last[1])
 
     def hold(self, job_id: int) -> float | None:
         """Take the job out of the line and return its place, for `restore`; None: not in it."""

@@ -17,7 +17,7 @@ import structlog
 
 from agentd.core import contract, lifecycle
 from agentd.core.guard.model import GuardPolicy
-from agentd.core.job import Paused
+from agentd.core.job import Cause, Paused, Stopping
 from agentd.errors import AgentError, StoreCorruptError, WardenGoneError
 from agentd.paths import Paths
 from agentd.server.runtime import listing, recover
@@ -28,7 +28,15 @@ from agentd.server.runtime.events import Broadcast, Change
 from agentd.server.runtime.guarddesk import GuardDesk
 from agentd.server.runtime.hooks import Hooks, HooksConfig
 from agentd.server.runtime.messages import event_of, proposed_end
-from agentd.server.runtime.model import Defaults, Event, JobDraft, JobInfo, JobPage, JobQuery
+from agentd.server.runtime.model import (
+    Defaults,
+    Event,
+    JobDraft,
+    JobInfo,
+    JobPage,
+    JobQuery,
+    Remarks,
+)
 from agentd.server.runtime.rebuild import open_store
 from agentd.server.runtime.removal import Removals
 from agentd.server.runtime.requests import Requests
@@ -40,6 +48,8 @@ from agentd.system.crashpoint import reach
 
 #: How long `close` waits for what is under way.
 CLOSE_S = 2.0
+#: The kernel's layer stays: a limit it was given is not taken back.
+_NO_LAYER = "no sampling: the guard is off"
 
 _log = structlog.get_logger("agentd.supervisor")
 
@@ -164,13 +174,14 @@ class Supervisor:
         requeueing = asyncio.create_task(self._requeues.run())
         try:
             ended, _ = await asyncio.wait(
-                (receiving, indexing, self._damage), return_when=asyncio.FIRST_COMPLETED
+                (receiving, indexing, requeueing, self._damage),
+                return_when=asyncio.FIRST_COMPLETED,
             )
             if self._damage.done():
                 aside = self._store.condemn()
                 _log.error("store.damaged", set_aside=aside)
                 return self._damage.result()
-            # `indexing` ends only by an error, which this raises.
+            # `indexing` and `requeueing` end only by an error, which this raises.
             why: LinkEnd = ended.pop().result()
             return why
         finally:
@@ -272,18 +283,26 @@ class Supervisor:
         self._guard.apply(policy)
 
     async def guard_report(self) -> contract.GuardReport:
-        """Return the guard's view of host and jobs.
+        """Return the guard's view of host and jobs, with the kernel's layer.
 
         Raises:
             GuardSilentError: The warden does not answer within 2 s.
             WardenGoneError: It is gone.
 
         """
-        return await self._guard.report()
+        report = await self._guard.report()
+        own = report.layers if report.enabled else (_NO_LAYER,)
+        return replace(report, layers=(*own, self._backstop.layer))
 
-    def pause_reason(self, info: JobInfo) -> str:
-        """Return why the guard has paused this job; "": it is not paused, or by the user."""
-        return self._guard.pause_reason(info) if isinstance(info.state, Paused) else ""
+    def remarks(self, info: JobInfo) -> Remarks:
+        """Return what is known of a job beside its state."""
+        match info.state:
+            case Paused():
+                return Remarks(guard_reason=self._guard.pause_reason(info))
+            case Stopping(cause=Cause.GUARD):
+                return Remarks(guard_reason=self._guard.end_reason(info))
+            case _:
+                return self._requeues.remarks(info)
 
     def get(self, job_id: int) -> JobInfo:
         """Return one job. Raises JobNotFoundError."""

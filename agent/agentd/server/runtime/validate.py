@@ -14,6 +14,7 @@ import resource
 import stat
 from collections.abc import Mapping
 
+from agentd.core.guard.units import size_text
 from agentd.core.job import FileOutput, TerminalOutput
 from agentd.errors import InvalidSpecError
 from agentd.server.runtime import hostmemory
@@ -192,13 +193,12 @@ def _check_memory(draft: JobDraft) -> None:
             raise InvalidSpecError("mem_action: there is no limit to act on; give mem as well")
     elif limit_bytes < MIN_MEM_LIMIT_BYTES:
         raise InvalidSpecError(
-            f"mem of {limit_bytes} bytes: an empty process needs {MIN_MEM_LIMIT_BYTES} "
-            f"({MIN_MEM_LIMIT_BYTES >> 20} MiB); leave it out for no limit"
+            f"mem: less than {size_text(MIN_MEM_LIMIT_BYTES)}, which an empty process needs; "
+            "leave it out for no limit"
         )
     elif limit_bytes > (host_bytes := hostmemory.total_bytes()):
         raise InvalidSpecError(
-            f"mem of {limit_bytes} bytes is more than this host has: "
-            f"{host_bytes} ({host_bytes / (1 << 30):.1f} GiB)"
+            f"mem: {size_text(limit_bytes)} is more than this host has: {size_text(host_bytes)}"
         )
     if not 0 <= draft.requeue_limit <= MAX_REQUEUES:
         raise InvalidSpecError(

@@ -193,6 +193,10 @@ class ProcessMemory:
         self._statm = KeptFile(f"{directory}/statm", self._files)
         self._status = KeptFile(f"{directory}/status", self._files)
 
+    def guess(self) -> Footprint:
+        """Return what it holds with all that it shares counted in full."""
+        return self._by_status()
+
     def _by_status(self) -> Footprint:
         try:
             data = self._files.read(f"{self._directory}/status")

@@ -17,6 +17,11 @@ from agentd.system.memory.tree import Census, Tree
 _SHARED_WORTH_A_LOOK_BYTES = 16 << 20
 #: With less than this part of the resident sets in doubt nobody's page tables are read.
 _CERTAIN = 16
+#: A reading that takes longer, or is lost so often, is given up.
+_READING_NS = 30_000_000_000
+_LOST_AT_MOST = 3
+#: Attributing files in memory reads all maps of all processes: not of more than so many.
+_ATTRIBUTED_PROCESSES = 32
 #: Read in some ten milliseconds even on slow machines: nobody is asked to do that.
 _READ_AT_ONCE_BYTES = 256 << 20
 
@@ -66,6 +71,8 @@ class JobGauge:
         self._is_own_census = census is None
         self._tree = Tree(members, self._census)
         self._pending: _Pending | None = None
+        #: Readings in a row that came to nothing.
+        self._lost = 0
 
     @property
     def root(self) -> int | None:
@@ -159,12 +166,24 @@ class JobGauge:
             else:
                 self._census.reader.order(reading)
         pending = self._pending
-        if not pending.reading.is_done:
-            if pending.reading.is_lost:
-                self._pending = None
+        if pending.reading.is_done:
+            self._pending = None
+            self._lost = 0
+            return self._charge(pending)
+        is_late = time.monotonic_ns() - pending.began_ns > _READING_NS
+        if not (pending.reading.is_lost or is_late):
             return None
-        self._pending = None
-        return self._charge(pending)
+        self.start_anew()
+        self._lost += 1
+        # Nobody reads them, or for ever: better a guess than a limit that nobody watches.
+        return self._guess(alive) if self._lost >= _LOST_AT_MOST else None
+
+    def _guess(self, alive: list[ProcessMemory]) -> Charge:
+        footprints = [process.guess() for process in alive]
+        for process in alive:
+            process.is_guess = True
+        held_bytes = sum(footprint.held_bytes for footprint in footprints)
+        return Charge(held_bytes, held_bytes)
 
     def _charge(self, pending: _Pending) -> Charge:
         # In the order in which they were found, parents before their children: one that leaves
@@ -180,7 +199,8 @@ class JobGauge:
         held_bytes = sum(footprint.held_bytes for footprint in counted)
         shared_bytes = sum(footprint.shared_bytes for footprint in counted)
         staying_bytes = 0
-        if shared_bytes >= _SHARED_WORTH_A_LOOK_BYTES:
+        is_few = len(footprints) <= _ATTRIBUTED_PROCESSES
+        if shared_bytes >= _SHARED_WORTH_A_LOOK_BYTES and is_few:
             staying_bytes = min(shared_bytes, linked_bytes(footprints, proc=self._census.proc))
         return Charge(held_bytes, held_bytes - staying_bytes)
 

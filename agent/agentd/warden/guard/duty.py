@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from agentd.core.contract import GuardNotice, Message, ReportGuard, SetGuard
+from agentd.core.contract import GuardNotice, Message, Pause, ReportGuard, Resume, SetGuard
 from agentd.core.guard.adopt import adopt
-from agentd.core.guard.model import HostSample, JobSample, Look, NextLook, Rules, Thaw
+from agentd.core.guard.model import Act, HostSample, JobSample, Look, NextLook, Rules, Thaw
 from agentd.core.guard.policy import decide
-from agentd.core.guard.state import Memory
+from agentd.core.guard.state import Memory, Running
 from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
 from agentd.system import jobdir
@@ -28,7 +29,7 @@ from agentd.system.memory.pressure import PressureTrigger, open_trigger
 from agentd.system.memory.tree import Census
 from agentd.warden.guard import papers, report
 from agentd.warden.guard.hands import FREEZE_SLICE_S, Hands, job_of
-from agentd.warden.guard.journal import Journal, Phase
+from agentd.warden.guard.journal import Entry, Journal, Phase
 from agentd.warden.guard.reader import SpawnedReader
 from agentd.warden.guard.ward import Ward
 from agentd.warden.loop import Loop
@@ -93,6 +94,11 @@ class Guard:
         self._looked_s = 0.0
         #: Some charge that was asked for is still to come.
         self._is_measuring = False
+        #: What the last guard was about with jobs that no shim has spoken for yet.
+        self._to_take_up: dict[int, Entry] = {}
+        #: Acts that failed, to be done at the next look.
+        self._undone: list[Act] = []
+        self._trouble = ""
         #: Reports that were asked for.
         self._questions: list[int] = []
         self._shared_look_ns = 0
@@ -145,18 +151,25 @@ class Guard:
         self._refresh()
         for job_id, entry in list(self._journal.entries.items()):
             ward = self._wards.get(job_id)
-            if ward is None:
+            if ward is not None:
+                self._take_up(ward, entry)
+            elif self._shims.find(job_id) is None:
                 self._journal.drop(job_id)
             else:
-                was = self._hands.continue_with(ward, entry)
-                self._memory = adopt(self._memory, job_id, was)
+                # What it is about is not known before its shim has spoken.
+                self._to_take_up[job_id] = entry
+
+    def _take_up(self, ward: Ward, entry: Entry) -> None:
+        was = self._hands.continue_with(ward, entry)
+        self._memory = adopt(self._memory, ward.job_id, was)
 
     def let_go(self) -> None:
         """Leave no job frozen that nobody would judge any more: the agent ends."""
         for job_id, entry in list(self._journal.entries.items()):
             ward = self._wards.get(job_id)
             if entry.phase is Phase.FROZEN and ward is not None:
-                self._hands.carry_out(Thaw(job_id), ward)
+                self._undone.append(Thaw(job_id))
+        self._act()
 
     def set_policy(self, order: SetGuard) -> None:
         """Go by another policy from now on."""
@@ -166,6 +179,21 @@ class Guard:
             papers.write_policy(self._paths.guard_policy, order)
         except OSError as error:
             os.write(2, f"guard: cannot keep its policy: {error}\n".encode())
+
+    def heed(self, order: Pause | Resume) -> None:
+        """Give way to the user: who pauses or resumes a job has the say over it from then on."""
+        ward = self._wards.get(order.job_id)
+        entry = self._journal.entries.get(order.job_id)
+        if ward is None or entry is None or entry.phase not in {Phase.FROZEN, Phase.HELD}:
+            return
+        if isinstance(order, Resume):
+            if entry.phase is Phase.FROZEN:
+                # It is being measured; what comes of that comes after this resume.
+                return
+            self._resumed.add(order.job_id)
+        ward.freezing = None
+        self._journal.drop(order.job_id)
+        self._seen_revision = -1
 
     def answer(self, question: ReportGuard) -> None:
         """Tell the server how the guard sees host and jobs, once all were looked at."""
@@ -199,6 +227,7 @@ class Guard:
             host = replace(host, under_pressure=True)
         samples = self._measure(at_ns, host)
         self._is_measuring = any(sample.is_measuring for sample in samples.values())
+        self._act()
         look = replace(
             self._scene,
             at_ns=at_ns,
@@ -211,13 +240,44 @@ class Guard:
         decision = decide(self._policy, self._memory, look)
         self._memory, self._next = decision.memory, decision.next
         self._resumed.clear()
-        for act in decision.acts:
-            job_id = job_of(act)
-            self._hands.carry_out(act, None if job_id is None else self._wards.get(job_id))
+        self._undone += decision.acts
+        self._act()
+        self._give_up()
         if at_ns >= self._shared_look_ns or self._questions:
             self._look_at_shared(at_ns)
         if self._questions:
             self._report()
+
+    def _give_up(self) -> None:
+        """Drop from the journal whom the policy left to the user without an act."""
+        for job_id, entry in list(self._journal.entries.items()):
+            track = self._memory.jobs.get(job_id)
+            is_ours = entry.phase in {Phase.FROZEN, Phase.HELD}
+            if not is_ours or track is None or not isinstance(track.stage, Running):
+                continue
+            if all(job_of(act) != job_id for act in self._undone):
+                self._journal.drop(job_id)
+                self._seen_revision = -1
+
+    def _act(self) -> None:
+        """Do what is to be done; what fails for want of descriptors or memory is done again."""
+        undone, self._undone = self._undone, []
+        if undone:
+            # Whom the user paused and whom we did is another question after each act.
+            self._seen_revision = -1
+        for act in undone:
+            job_id = job_of(act)
+            try:
+                self._hands.carry_out(act, None if job_id is None else self._wards.get(job_id))
+            except OSError as error:
+                self._census.descriptors.give_back()
+                self._say_once(f"cannot {type(act).__name__.lower()} job {job_id}: {error}")
+                self._undone.append(act)
+
+    def _say_once(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            os.write(2, f"guard: {trouble}\n".encode())
 
     def _look_at_shared(self, at_ns: int) -> None:
         """Note whose files in memory are whose: after a job's end nothing tells any more."""
@@ -235,14 +295,24 @@ class Guard:
             ward = self._wards.get(job_id)
             if ward is None:
                 continue
-            if ward.freezing is not None and not ward.freezing.is_complete:
-                # Measured while it still grows it would only have to be measured again.
-                ward.freezing.go_on(FREEZE_SLICE_S)
-            elif job_id in self._next.charges:
-                samples[job_id] = ward.charge(at_ns, has_swap=has_swap)
-            else:
-                samples[job_id] = ward.resident(at_ns, has_swap=has_swap, eager=eager)
+            try:
+                sample = self._sample(ward, at_ns, eager=eager, has_swap=has_swap)
+            except OSError as error:
+                self._census.descriptors.give_back()
+                self._say_once(f"cannot look at job {job_id}: {error}")
+                continue
+            if sample is not None:
+                samples[job_id] = sample
         return samples
+
+    def _sample(self, ward: Ward, at_ns: int, *, eager: bool, has_swap: bool) -> JobSample | None:
+        if ward.freezing is not None and not ward.freezing.is_complete:
+            # Measured while it still grows it would only have to be measured again.
+            ward.freezing.go_on(FREEZE_SLICE_S)
+            return None
+        if ward.job_id in self._next.charges:
+            return ward.charge(at_ns, has_swap=has_swap)
+        return ward.resident(at_ns, has_swap=has_swap, eager=eager)
 
     def _refresh(self) -> None:
         """See which jobs run now, and how."""
@@ -250,18 +320,28 @@ class Guard:
         jobs = {job.job_id: job for job in self._shims.running()}
         for job_id in self._wards.keys() - jobs.keys():
             self._let_go_of(self._wards.pop(job_id))
-            self._journal.drop(job_id)
+            if self._shims.find(job_id) is None:
+                self._journal.drop(job_id)
         for job_id, job in jobs.items():
             if job_id not in self._wards:
                 self._wards[job_id] = Ward(job, self._census)
-        held = {i for i, e in self._journal.entries.items() if e.phase is Phase.HELD}
-        for job_id in held & jobs.keys():
-            self._see_held(self._wards[job_id])
+                entry = self._to_take_up.pop(job_id, None)
+                if entry is not None:
+                    self._take_up(self._wards[job_id], entry)
+        ours = {
+            job_id
+            for job_id, entry in self._journal.entries.items()
+            if entry.phase in {Phase.FROZEN, Phase.HELD}
+        }
+        for job_id in ours & jobs.keys():
+            self._see_stopping(self._wards[job_id])
+        # A rescue shim takes every stopped leader for a paused one.
+        by_user = frozenset(i for i, j in jobs.items() if j.view.phase == "paused") - ours
         self._scene = Look(
             0,
             HostSample(0, 0, 0),
             rules={job_id: _rules(job) for job_id, job in jobs.items()},
-            paused=frozenset(i for i, j in jobs.items() if j.view.phase == "paused") - held,
+            paused=by_user,
             stopping=frozenset(i for i, j in jobs.items() if j.view.phase == "stopping"),
         )
 
@@ -271,15 +351,12 @@ class Guard:
         if sum(leftover.size_bytes for leftover in left) >= _LEFT_WORTH_BYTES:
             self._hands.tell_leftovers(ward.job_id, left)
 
-    def _see_held(self, ward: Ward) -> None:
-        phase = ward.job.view.phase
-        if phase == "paused":
-            ward.is_hold_confirmed = True
-        elif ward.is_hold_confirmed:
-            # The user has let it go on, or has it stopped.
+    def _see_stopping(self, ward: Ward) -> None:
+        """Let a job go on that somebody stops: it is to see its SIGTERM within the grace."""
+        if ward.job.view.phase == "stopping":
+            ward.freezing = None
+            ward.tree.send(signal.SIGCONT)
             self._journal.drop(ward.job_id)
-            if phase == "running":
-                self._resumed.add(ward.job_id)
 
     def _notify(self, notice: GuardNotice) -> None:
         self._notices.append(notice)

@@ -12,6 +12,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from agentd.core.contract import GuardNotice, NoticeKind, Pause, Resume, Stop
 from agentd.core.guard import explain
@@ -45,8 +46,22 @@ from agentd.warden.shims import Shims
 FREEZE_SLICE_S = 0.02
 #: Of the files a job has left.
 _NAMES_TOLD = 5
-#: How verdict.json calls them.
-_ACTIONS = {Phase.HELD: "pause", Phase.TERMINATING: "terminate", Phase.KILLING: "kill"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Deed:
+    """How one is called: in verdict.json, in the reason, in the notice."""
+
+    action: str
+    done: str
+    kind: NoticeKind
+
+
+_DEEDS = {
+    Phase.HELD: _Deed("pause", "paused", NoticeKind.PAUSED),
+    Phase.TERMINATING: _Deed("terminate", "stopped", NoticeKind.TERMINATED),
+    Phase.KILLING: _Deed("kill", "killed", NoticeKind.KILLED),
+}
 
 
 class Hands:
@@ -101,6 +116,8 @@ class Hands:
         if verdict is None:
             ward.freezing = Freezing(ward.tree)
             return was_frozen(entry.since_ns)
+        # The last warden may not have come to telling it.
+        self._say_act(ward)
         if entry.phase is Phase.HELD:
             self._shims.pass_on(ward.job_id, Pause(ward.job_id))
             return was_held(verdict, entry.since_ns)
@@ -122,16 +139,17 @@ class Hands:
 
     def _thaw(self, ward: Ward) -> None:
         ward.freezing = None
+        if ward.job.view.phase == "paused":
+            # A rescue shim found it stopped, and has to know that it is not paused.
+            self._shims.pass_on(ward.job_id, Resume(ward.job_id))
         ward.tree.send(signal.SIGCONT)
         self._journal.drop(ward.job_id)
 
     def _hold(self, ward: Ward, verdict: Verdict) -> None:
-        reason = explain.reason(verdict, "paused")
-        self._note(ward, Phase.HELD, verdict, reason)
+        self._note(ward, Phase.HELD, verdict)
         # Its shim must know: it says "paused" to everybody, and a resume goes through it.
-        ward.is_hold_confirmed = False
         self._shims.pass_on(ward.job_id, Pause(ward.job_id))
-        self._say(NoticeKind.PAUSED, reason, ward.job_id)
+        self._say_act(ward)
 
     def _release(self, ward: Ward) -> None:
         self._shims.pass_on(ward.job_id, Resume(ward.job_id))
@@ -144,26 +162,35 @@ class Hands:
         self._say(NoticeKind.RELEASED, f"resumed by the guard: {why}", ward.job_id)
 
     def _terminate(self, ward: Ward, verdict: Verdict, grace_s: float) -> None:
-        reason = explain.reason(verdict, "stopped")
-        self._note(ward, Phase.TERMINATING, verdict, reason)
+        reason = self._note(ward, Phase.TERMINATING, verdict)
         self._shims.pass_on(ward.job_id, Stop(ward.job_id, grace_s, Cause.GUARD, reason))
         reach("warden.guard.told")
-        self._say(NoticeKind.TERMINATED, reason, ward.job_id)
+        self._say_act(ward)
 
     def _kill(self, ward: Ward, verdict: Verdict) -> None:
-        reason = explain.reason(verdict, "killed")
-        self._note(ward, Phase.KILLING, verdict, reason)
+        reason = self._note(ward, Phase.KILLING, verdict)
         # The shim repeats it until nothing is left, and knows whom to name in the record.
         self._shims.pass_on(ward.job_id, Stop(ward.job_id, 0.0, Cause.GUARD, reason))
         ward.tree.send(signal.SIGSTOP)
         ward.tree.send(signal.SIGKILL)
-        self._say(NoticeKind.KILLED, reason, ward.job_id)
+        self._say_act(ward)
 
-    def _note(self, ward: Ward, phase: Phase, verdict: Verdict, reason: str) -> None:
-        self._journal.note(ward.job_id, Entry(phase, time.monotonic_ns(), verdict))
+    def _note(self, ward: Ward, phase: Phase, verdict: Verdict) -> str:
+        """Write down what is about to be done, and return why."""
+        reason = explain.reason(verdict, _DEEDS[phase].done)
+        self._journal.note(ward.job_id, Entry(phase, time.monotonic_ns(), verdict, wall_ns()))
         ward.freezing = None
-        journal.write_verdict(ward.directory, _ACTIONS[phase], verdict, reason)
+        journal.write_verdict(ward.directory, _DEEDS[phase].action, verdict, reason)
         reach("warden.guard.verdict_written")
+        return reason
+
+    def _say_act(self, ward: Ward) -> None:
+        """Tell of what the journal says of the job; told twice, it is one notice."""
+        entry = self._journal.entries[ward.job_id]
+        if entry.verdict is not None:
+            deed = _DEEDS[entry.phase]
+            reason = explain.reason(entry.verdict, deed.done)
+            self._notify(GuardNotice(deed.kind, entry.noticed_at_ns, reason, ward.job_id))
 
     def tell_leftovers(self, job_id: int, left: Sequence[Leftover]) -> None:
         """Say what files a job has left in memory, and how to be rid of them."""

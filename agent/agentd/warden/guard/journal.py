@@ -1,6 +1,6 @@
 """What the guard is doing to whom, so that a warden that is killed in the middle is continued.
 
-Two places. ``guard.state`` beside the pidfile names every job that has a SIGSTOP of ours or a
+Two places. ``guard.state`` in the runtime directory names every job that has a SIGSTOP of ours or a
 stop of ours that its shim has not confirmed yet; it is written *before* the signal, into room
 that was allocated at the start, and believed only within its boot. ``verdict.json`` in the
 job's directory says why a job was paused or ended; it is written before the first signal that
@@ -46,6 +46,8 @@ class Entry:
     since_ns: int
     #: None as long as the job is only frozen to be measured.
     verdict: Verdict | None = None
+    #: Wall clock of the notice about it: the same notice, told again, is known by that.
+    noticed_at_ns: int = 0
 
 
 class Journal:
@@ -90,7 +92,12 @@ class Journal:
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
     verdict = None if entry.verdict is None else asdict(entry.verdict)
-    return {"phase": entry.phase, "since_ns": entry.since_ns, "verdict": verdict}
+    return {
+        "phase": entry.phase,
+        "since_ns": entry.since_ns,
+        "verdict": verdict,
+        "noticed_at_ns": entry.noticed_at_ns,
+    }
 
 
 def _load(data: bytes) -> dict[int, Entry]:
@@ -98,15 +105,26 @@ def _load(data: bytes) -> dict[int, Entry]:
         body = json.loads(data.partition(b"\n")[0])
         if body["version"] != _VERSION or body["boot_id"] != boot_id():
             return {}
-        return {int(job_id): _entry(entry) for job_id, entry in body["jobs"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError):
+        jobs = dict(body["jobs"])
+    except (KeyError, TypeError, ValueError):
         return {}
+    entries: dict[int, Entry] = {}
+    for job_id, entry in jobs.items():
+        try:
+            entries[int(job_id)] = _entry(entry)
+        except (KeyError, TypeError, ValueError):
+            # One that makes no sense is no reason to forget the others.
+            continue
+    return entries
 
 
 def _entry(body: Mapping[str, Any]) -> Entry:
     verdict = body["verdict"]
     return Entry(
-        Phase(body["phase"]), body["since_ns"], None if verdict is None else _verdict(verdict)
+        Phase(body["phase"]),
+        body["since_ns"],
+        None if verdict is None else _verdict(verdict),
+        body["noticed_at_ns"],
     )
 
 

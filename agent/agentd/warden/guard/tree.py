@@ -45,20 +45,29 @@ class MindedTree:
         return not self.members()
 
     def send(self, signal_number: int) -> None:
-        """Signal the leader's group at one stroke, then whoever is not in it."""
-        self.send_to_group(signal_number)
-        outside = [pid for pid in self.members() if _group_of(pid) != self._leader.pid]
-        proc.send_all(outside, signal_number)
+        """Signal the leader's group at one stroke, then whoever was not reached by that."""
+        is_group_hit = self._hit_group(signal_number)
+        left = [
+            pid for pid in self.members() if not is_group_hit or _group_of(pid) != self._leader.pid
+        ]
+        proc.send_all(left, signal_number)
 
     def send_to_group(self, signal_number: int) -> None:
-        """Signal the leader's group, if the leader lives: then its number is nobody else's."""
+        """Signal the leader's group, if the leader lives."""
+        self._hit_group(signal_number)
+
+    def _hit_group(self, signal_number: int) -> bool:
+        # Only while the leader lives its number is nobody else's.
         if not process.is_alive(self._leader):
-            return
+            return False
         try:
             os.killpg(self._leader.pid, signal_number)
-        except (ProcessLookupError, PermissionError):
-            # Gone by now, or some of it changed their uid: the rest was reached.
-            return
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            # Some of it changed their uid: the rest was reached.
+            return True
+        return True
 
     @property
     def root(self) -> int | None:

@@ -22,8 +22,6 @@ class Ward:
         self.directory = job.directory
         self.job = job
         self.tree = MindedTree(job)
-        #: Its shim has said that it is paused since the guard held it.
-        self.is_hold_confirmed = False
         #: Under way while the guard measures it; None: not frozen for that.
         self.freezing: Freezing | None = None
         #: Files in /dev/shm that its processes had in use when that was last looked at.

@@ -26,7 +26,7 @@ REPORT = contract.GuardReport(
     pause_bytes=3 << 30,
     term_bytes=2 << 30,
     kill_bytes=1 << 30,
-    jobs=(GUARDED, contract.GuardJob(8, 5, None, None, 0, "youngest")),
+    jobs=(GUARDED, contract.GuardJob(8, None, None, None, 0, "not looked at yet")),
     notices=(NOTICE,),
 )
 MESSAGES: tuple[Message, ...] = (

@@ -213,9 +213,11 @@ class TestBackstop:
 
         async def serve() -> None:
             ours = Backstop(sent.append)
+            assert ours.layer.startswith("no kernel backstop yet: ")
             await ours.install(42)
             await ours.install_later(43)
             assert ours.found == Delegated("/cg/43")
+            assert ours.layer == "kernel backstop: each job in a cgroup of its own below /cg/43"
             ours.close()
 
         asyncio.run(serve())

@@ -16,7 +16,7 @@ from agentapi.v1 import guard_service_pb2, job_pb2
 from agentapi.v1 import job_service_pb2 as pb
 from agentd.core import job as core
 from agentd.core.contract import GuardJob, NoticeKind
-from agentd.core.guard.model import MemAction
+from agentd.core.guard.model import Marks, MemAction
 from agentd.core.job import Cause
 from agentd.errors import InvalidSpecError
 from agentd.server.edge import convert
@@ -30,7 +30,7 @@ from agentd.server.runtime.logfollow import (
     TimedChunk,
 )
 from agentd.server.runtime.logs import Chunk, Gap, GapReason
-from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary
+from agentd.server.runtime.model import Event, JobDraft, JobInfo, JobQuery, JobSummary, Remarks
 from tests.unit.agentd.server.test_requeue import WELL
 
 HANDLE = core.LeaderHandle(5_000_000_007, core.ProcessId(42, 99), 43)
@@ -112,10 +112,20 @@ def test_a_requeue_and_what_the_guard_may_do_are_told() -> None:
     assert (message.requeue_of, message.requeued_as) == (5, 9)
 
 
-def test_a_pause_of_the_guards_has_a_reason() -> None:
-    """Only a paused job has one."""
-    assert convert.job(info(STATES[3]), 0, "33 of 32 GiB").paused.reason == "33 of 32 GiB"
-    assert convert.job(info(STATES[2]), 0, "x").WhichOneof("state") == "running"
+def test_what_the_guard_does_to_a_job_has_a_reason() -> None:
+    """Of a paused job and of one that is being ended."""
+    why = Remarks(guard_reason="33 of 32 GiB")
+    assert convert.job(info(STATES[3]), 0, why).paused.reason == "33 of 32 GiB"
+    assert convert.job(info(STATES[4]), 0, why).stopping.reason == "33 of 32 GiB"
+    assert convert.job(info(STATES[2]), 0, why).WhichOneof("state") == "running"
+
+
+def test_a_requeue_that_waits_or_never_comes_is_told() -> None:
+    """A time or a reason; neither for all others."""
+    waits = convert.job(info(STATES[5]), 0, Remarks(requeue_at_ns=7_500_000_000))
+    assert (waits.requeue_at.seconds, waits.requeue_at.nanos) == (7, 500_000_000)
+    never = convert.job(info(STATES[5]), 0, Remarks(requeue_cancelled="no"))
+    assert (never.HasField("requeue_at"), never.requeue_cancelled) == (False, "no")
 
 
 def test_a_submit_says_what_the_guard_may_do() -> None:
@@ -133,13 +143,22 @@ def test_a_submit_says_what_the_guard_may_do() -> None:
 
 def test_what_the_guard_did_not_measure_is_unset() -> None:
     """No limit, no charge, no end in sight: not zeros."""
-    job = guarded_job(GuardJob(7, 5, None, None, -3, "why"), "näme")
+    job = guarded_job(GuardJob(7, 5, None, None, -3, "why"), info(STATES[2]))
     assert (job.HasField("held_bytes"), job.HasField("limit_bytes")) == (False, False)
     assert (job.growing_bytes_per_s, job.name) == (-3, "näme")
-    assert not host(WELL).HasField("exhausted_after_s")
-    assert host(dataclasses.replace(WELL, exhausted_after_s=1.5)).exhausted_after_s == 1.5
+    assert (job.state, job.mem_action) == (job_pb2.JOB_STATE_RUNNING, job_pb2.MEM_ACTION_KILL)
+    assert guarded_job(GuardJob(7, 5, None, None, -3, "why"), None).name == ""
+    assert not host(WELL, None).HasField("exhausted_after_s")
+    assert host(dataclasses.replace(WELL, exhausted_after_s=1.5), None).exhausted_after_s == 1.5
     endless = dataclasses.replace(WELL, exhausted_after_s=float("inf"))
-    assert not host(endless).HasField("exhausted_after_s")
+    assert not host(endless, None).HasField("exhausted_after_s")
+
+
+def test_a_mark_is_told_as_it_is_configured() -> None:
+    """Unset where the server does not know."""
+    assert not host(WELL, None).HasField("warn")
+    kill = host(WELL, Marks()).kill
+    assert (kill.percent, kill.cap_bytes) == (2.5, 2 << 30)
 
 
 def test_what_is_absent_stays_absent() -> None:

@@ -69,15 +69,23 @@ def test_every_key_of_the_guard_is_read() -> None:
         ("guard = 1", ["guard", "[guard]"]),
         (
             "[guard]\npause = { percent = 15 }",
-            ["guard.pause (line 2)", "15 percent are not below warn's 15"],
+            ["guard.pause (line 2)", "15 percent is not below warn's 15 (the default)"],
         ),
         (
             "[guard]\nwarn = { percent = 5 }",
-            ["guard.pause (line 2)", "8 percent are not below warn's 5"],
+            ["guard.warn (line 2)", "5 percent is not above pause's 8 (the default)"],
+        ),
+        (
+            "[guard]\nwarn = { percent = 5 }\npause = { percent = 6 }",
+            ["guard.pause (line 3)", "6 percent is not below warn's 5;"],
+        ),
+        (
+            '[guard]\npause = { percent = 7 }\nwarn = { cap = "8GB" }',
+            ["guard.warn (line 3)", "a cap of 8 GB is not above pause's 8 GiB (the default)"],
         ),
         (
             '[guard]\nkill = { cap = "5GiB" }',
-            ["guard.kill (line 2)", "its cap of 5368709120 bytes is not below term's 4294967296"],
+            ["guard.kill (line 2)", "a cap of 5 GiB is not below term's 4 GiB (the default)"],
         ),
         ('[hooks]\non_end = "/bin/true"', ["hooks.on_end (line 2)", "is not a list"]),
         ("[hooks]\non_end = [1]", ["hooks.on_end", "is not a list"]),
@@ -130,8 +138,10 @@ def test_a_bad_guard_leaves_the_last_good_one(tmp_path: Path) -> None:
     path.write_text("[guard]\ndry_run = 7", encoding="utf-8")
     config.reload()
     assert (config.current.guard.dry_run, "guard.dry_run" in config.error) == (True, True)
+    assert config.complaint == f"{path}: {config.error}; the last good one is in force"
     never_good = ConfigFile(str(path))
     assert (never_good.was_ever_good, never_good.current) == (False, Config())
+    assert never_good.complaint.endswith("; the defaults are in force")
     seen: list[Config] = []
     never_good.on_change(seen.append)
     path.write_text("", encoding="utf-8")

@@ -13,21 +13,23 @@ from structlog.testing import capture_logs
 
 from agentd.core.contract import (
     GuardNotice,
+    GuardReport,
     JobPaused,
     JobResumed,
+    JobStopping,
     JobView,
     NoticeKind,
     ReportGuard,
     SetGuard,
 )
 from agentd.core.guard.model import GuardPolicy, Mark, Marks
-from agentd.core.job import Ended, Paused, Running
+from agentd.core.job import Cause, Ended, Paused, Running, Stopping
 from agentd.errors import GuardSilentError
 from agentd.paths import Paths
 from agentd.server.runtime.guarddesk import KEPT_NOTICES
 from tests.unit.agentd.server.places import make_paths
 from tests.unit.agentd.server.test_requeue import BY_GUARD, WELL
-from tests.unit.agentd.server.wardenpeer import Bench, bench
+from tests.unit.agentd.server.wardenpeer import DRAFT, Bench, bench
 
 GIB = 1 << 30
 
@@ -48,6 +50,11 @@ def run_on(
             await test(at)
 
     asyncio.run(on_bench())
+
+
+def why(at: Bench, job_id: int) -> str:
+    """Return what people are told of the guard's part in how the job is."""
+    return at.supervisor.remarks(at.supervisor.get(job_id)).guard_reason
 
 
 def test_the_policy_goes_to_the_warden_as_numbers(paths: Paths) -> None:
@@ -199,24 +206,60 @@ def test_a_paused_job_says_whether_the_guard_did_it(paths: Paths) -> None:
         at.tell(JobPaused(job_id), GuardNotice(NoticeKind.PAUSED, 7, "33 of 32 GiB", job_id))
         await at.happened(job_id, "guard.paused")
         info = at.supervisor.get(job_id)
-        assert at.supervisor.pause_reason(info) == "paused by the guard: 33 of 32 GiB"
+        assert at.supervisor.remarks(info).guard_reason == "paused by the guard: 33 of 32 GiB"
         at.tell(JobResumed(job_id))
         await at.state(job_id, Running)
-        assert at.supervisor.pause_reason(at.supervisor.get(job_id)) == ""
+        assert why(at, job_id) == ""
         at.tell(JobPaused(job_id))
         await at.state(job_id, Paused)
-        assert at.supervisor.pause_reason(at.supervisor.get(job_id)) == ""
+        assert why(at, job_id) == ""
         text = "paused by the guard: again"
         at.tell(GuardNotice(NoticeKind.PAUSED, 8, text, job_id))
         while at.events(job_id).count("guard.paused") < 2:
             await at.supervisor.changed(job_id).wait()
-        assert at.supervisor.pause_reason(at.supervisor.get(job_id)) == text
+        assert why(at, job_id) == text
 
     async def after_a_restart(at: Bench) -> None:
         info = at.supervisor.get(1)
-        assert at.supervisor.pause_reason(info) == "paused by the guard: again"
+        assert at.supervisor.remarks(info).guard_reason == "paused by the guard: again"
         at.end(1)
         await at.state(1, Ended)
 
     run_on(paths, test)
     run_on(paths, after_a_restart, JobView(1, "paused", 5, 42, 1000, 41))
+
+
+def test_a_job_that_the_guard_is_ending_says_why(paths: Paths) -> None:
+    """For the whole of its grace; one that the user ends has no such reason."""
+
+    async def test(at: Bench) -> None:
+        ours, theirs = await at.started(), await at.started(replace(DRAFT, idempotency_key="b"))
+        text = "stopped by the guard: 33 of 32 GiB"
+        at.tell(GuardNotice(NoticeKind.TERMINATED, 7, text, ours))
+        at.tell(JobStopping(ours, Cause.GUARD), JobStopping(theirs, Cause.USER))
+        await at.state(ours, Stopping)
+        await at.state(theirs, Stopping)
+        assert (why(at, ours), why(at, theirs)) == (text, "")
+
+    run_on(paths, test)
+
+
+def test_the_kernels_layer_is_the_last_of_a_report(paths: Paths) -> None:
+    """In force or not, and why; it stays when the guard is off, and the others do not."""
+
+    async def layers(at: Bench, told: GuardReport) -> tuple[str, ...]:
+        async with at.guarding(told):
+            return (await at.supervisor.guard_report()).layers
+
+    async def on(at: Bench) -> None:
+        first, last = await layers(at, replace(WELL, layers=("sampling",)))
+        assert first == "sampling"
+        assert last.startswith("no kernel backstop")
+
+    async def off(at: Bench) -> None:
+        first, last = await layers(at, replace(WELL, enabled=False, layers=("sampling",)))
+        assert first == "no sampling: the guard is off"
+        assert last.startswith("no kernel backstop")
+
+    run_on(paths, on)
+    run_on(paths, off)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from agentd.core.contract import GuardNotice, NoticeKind
-from agentd.core.job import Cause, Ended, ExitStatus, ResourceUsage, Running
+from agentd.core.job import (
+    Cause,
+    Ended,
+    ExitStatus,
+    LeaderHandle,
+    ProcessId,
+    ResourceUsage,
+    Running,
+)
 from agentd.server.runtime import hooks as module
 from agentd.server.runtime.codec import summary_of
 from agentd.server.runtime.hookrun import KEPT_BYTES, HookRun, Outcome, run_hook
@@ -228,3 +240,139 @@ def test_a_hook_that_hangs_delays_no_job(tmp_path: Path) -> None:
             assert isinstance(at.supervisor.get(await at.started()).state, Running)
 
     asyncio.run(scenario())
+
+
+def test_a_hook_is_told_what_the_act_makes_of_the_job() -> None:
+    """The shim confirms it a moment later; an end that stands is never taken back."""
+
+    def state(kind: NoticeKind, info: JobInfo) -> str:
+        return module.notice_facts(GuardNotice(kind, 1, "x", 7), info)["AGENTCTL_JOB_STATE"]
+
+    runs = replace(job(), state=Running(LeaderHandle(5, ProcessId(42, 1000), 41)))
+    kinds = (NoticeKind.WARNED, NoticeKind.PAUSED, NoticeKind.KILLED, NoticeKind.RELEASED)
+    assert [state(kind, runs) for kind in kinds] == ["running", "paused", "stopping", "running"]
+    assert state(NoticeKind.KILLED, job()) == "ended"
+
+
+def test_a_hook_without_a_thread_waits_for_the_next_event(
+    tmp_path: Path, running: Callable[[HooksConfig], Hooks]
+) -> None:
+    """At a limit of threads no event raises, nothing is lost, and later all is well again."""
+    told = tmp_path / "told"
+    hooks = running(HooksConfig(on_end=(script(tmp_path, f"echo x >> {told}"),)))
+    # More than there are addresses: the kernel refuses every thread.
+    usual_bytes = threading.stack_size(1 << 48)
+    try:
+        with capture_logs() as logs:
+            for _ in range(module.MOST_AT_ONCE + 1):
+                hooks.ended(job(), "job.ended")
+    finally:
+        threading.stack_size(usual_bytes)
+
+    assert [line["event"] for line in logs] == ["hook.delayed"] * (module.MOST_AT_ONCE + 1)
+    assert (len(hooks._workers), len(hooks._line)) == (0, module.MOST_AT_ONCE + 1)
+    hooks.ended(job(), "job.ended")
+    wait_until(
+        lambda: told.exists() and told.read_text(encoding="utf-8").count("x") == 6,
+        what="all six hooks ran",
+    )
+
+
+def refuse_to_kill(_group: int, _signal_number: int) -> None:
+    """Answer as the kernel does for a group of another user's, as sudo makes it."""
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_hook_that_became_another_users_keeps_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its group cannot be killed; what can is, and no descriptor stays open."""
+    monkeypatch.setattr(os, "killpg", refuse_to_kill)
+    pids = tmp_path / "pids"
+    program = script(tmp_path, f"sleep 600 & echo $! >> {pids}; echo done")
+    before = sorted(os.listdir("/proc/self/fd"))
+    outcomes = [run_hook(a_run(program), never) for _ in range(3)]
+
+    assert [(outcome.complaint, outcome.output) for outcome in outcomes] == [("", b"done\n")] * 3
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    left = [int(word) for word in pids.read_text(encoding="utf-8").split()]
+    assert len(left) == 3
+    wait_until(lambda: not any(is_alive(pid) for pid in left), what="nothing is left")
+
+
+# Said of a child that is left; as everywhere but here nobody hears it.
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_hook_that_nobody_can_kill_is_said_and_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds its worker up for two seconds, not for as long as it likes to live."""
+    monkeypatch.setattr(os, "killpg", refuse_to_kill)
+    # Another user's processes are never looked at.
+    monkeypatch.setattr("agentd.server.runtime.hookrun.find_members", lambda *_: [])
+    told = tmp_path / "told"
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    program = script(tmp_path, f"echo $$ > {told}; echo begun; read line < {go}")
+    before = sorted(os.listdir("/proc/self/fd"))
+    outcome = run_hook(a_run(program, 1.0), never)
+    pid = int(told.read_text(encoding="utf-8"))
+    was_alive = is_alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+    assert was_alive
+    assert outcome.complaint == "timed out after 1 s; 1 processes of it cannot be killed"
+    assert outcome.output == b"begun\n"
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    wait_until(lambda: not is_alive(pid), what="it is gone")
+    # Reaps it, as the next hook would.
+    assert run_hook(a_run("/bin/true"), never).complaint == ""
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_hook_that_cannot_be_watched_is_ended_and_reaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor for its end it would run for ever; it is said instead."""
+    real = os.pidfd_open
+    refused: list[int] = []
+
+    def none_left(pid: int) -> int:
+        if refused:
+            return real(pid)
+        refused.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    before = sorted(os.listdir("/proc/self/fd"))
+    outcome = run_hook(a_run(script(tmp_path, "sleep 600")), never)
+
+    assert outcome.complaint == "cannot be watched: [Errno 24] Too many open files"
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not os.path.exists(f"/proc/{refused[0]}")
+
+
+def test_a_rotation_that_fails_closes_nobody_elses_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number that was let go of may be another thread's by then."""
+    monkeypatch.setattr(module, "FILE_BYTES", 1000)
+    path = tmp_path / "hooks.log"
+    log = module.HookLog(str(path))
+    log.write(a_run("/bin/true"), Outcome("", b"x" * 900))
+    real = os.open
+    others: list[int] = []
+
+    def full_after_rotation(name: str, flags: int, mode: int) -> int:
+        if path.exists():
+            return real(name, flags, mode)
+        others.append(real("/dev/null", os.O_RDONLY))
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full_after_rotation)
+        with pytest.raises(OSError, match="Too many open files"):
+            log.write(a_run("/bin/true"), Outcome("", b"x" * 900))
+    (other,) = others
+    os.close(other)
+    log.write(a_run("/bin/true"), Outcome("", b"x" * 900))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hooks.log", "hooks.log.1"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from agentd.core.job import Cause, Ended, ExitStatus, ResourceUsage, StartFailed
 from agentd.errors import JobNotFoundError, WrongStateError
 from agentd.paths import Paths
 from agentd.server.runtime import requeuefile
+from agentd.server.runtime.model import Remarks
 from agentd.server.runtime.requeue import backoff_s
 from agentd.server.runtime.requeuefile import Settlement
 from agentd.system import jobdir
@@ -302,3 +304,21 @@ def test_an_index_of_the_version_before_requeues_is_taken_over(paths: Paths) -> 
     connection.close()
     run_on(paths, still_one)
     assert not list(Path(paths.state_dir).glob("jobs.db.corrupt*"))
+
+
+def test_a_requeue_that_waits_can_be_seen(paths: Paths) -> None:
+    """When it may be tried; once it is cancelled, why; nothing of the kind for all others."""
+
+    async def test(at: Bench) -> None:
+        began_ns = time.time_ns()
+        job_id = await at.ended(AGAIN, BY_GUARD)
+        remarks = at.supervisor.remarks(at.supervisor.get(job_id))
+        assert remarks.requeue_at_ns is not None
+        assert 9 < (remarks.requeue_at_ns - began_ns) / 1e9 < 60
+        await at.supervisor.stop(job_id, None, "k")
+        remarks = at.supervisor.remarks(at.supervisor.get(job_id))
+        assert remarks == Remarks(requeue_cancelled="stopped by the user")
+        once = await at.ended(replace(AGAIN, idempotency_key="b", requeue_limit=0), BY_GUARD)
+        assert at.supervisor.remarks(at.supervisor.get(once)) == Remarks()
+
+    run_on(paths, test)

@@ -98,14 +98,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no number as timeout": ({"timeout_s": NO_NUMBER}, r"^timeout of nan s"),
     "ten years": ({"timeout_s": TEN_YEARS}, r"below 10 years"),
     "a negative grace": ({"grace_s": -0.5}, r"^grace of -0.5 s: it must be 0 or more"),
-    "no memory": ({"mem_limit_bytes": 0}, r"^mem of 0 bytes"),
+    "no memory": ({"mem_limit_bytes": 0}, r"^mem: less than 4.0 MiB"),
     "hardly any memory": (
         {"mem_limit_bytes": (4 << 20) - 1},
-        r"^mem of 4194303 bytes: an empty process needs 4194304 \(4 MiB\)",
+        r"^mem: less than 4.0 MiB, which an empty process needs",
     ),
     "more memory than the host has": (
         {"mem_limit_bytes": 1 << 60},
-        r"^mem of \d+ bytes is more than this host has: \d+ \([\d.]+ GiB\)",
+        r"^mem: 1048576.0 TiB is more than this host has: [\d.]+ [GT]iB$",
     ),
     "an action without a limit": ({"mem_limit_bytes": None}, r"^mem_action: there is no limit"),
     "too many requeues": ({"requeue_limit": 101}, r"^requeue 101 is out of range"),

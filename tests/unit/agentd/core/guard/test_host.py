@@ -327,7 +327,9 @@ def test_dry_run_says_what_it_would_do_at_most_once_a_second() -> None:
     assert all(isinstance(act, Tell) for act in sim.acts())
     assert all(b - a >= S_NS for a, b in pairwise(times_ns))
     assert any(
-        "would have stopped job 1" in act.text for act in sim.acts() if isinstance(act, Tell)
+        act.job_id == 1 and "would have been stopped" in act.text
+        for act in sim.acts()
+        if isinstance(act, Tell)
     )
     assert not sim.jobs[2].is_stopped
 

@@ -47,10 +47,11 @@ _jobs: st.SearchStrategy[list[dict]] = st.lists(
     min_size=1,
     max_size=4,
 )
+_DOINGS = ["pause", "resume", "continue", "stop", "grow", "calm", "others", "gap", "fork"]
 #: What users do, to the n-th job, after so many looks: and what others on the host do.
 _doings = st.lists(
     st.tuples(
-        st.sampled_from(["pause", "resume", "stop", "grow", "calm", "others", "gap", "fork"]),
+        st.sampled_from(_DOINGS),
         st.integers(0, 3),
         st.integers(1, 60),
     ),
@@ -88,7 +89,7 @@ class Witness:
             assert newest_ns > self.acted_ns.get(job_id, -1), "an act on what was before one"
             if not (isinstance(act, Freeze) and _is_suspect(sim, look, job_id)):
                 _check_guilt(sim, look, job)
-        if job.is_paused_by_user:
+        if job.is_paused_by_user and not job.is_continued:
             assert isinstance(act, Terminate | Kill), "the user's pause was touched"
             assert sim.memory.level >= Level.TERM
         if isinstance(act, Terminate | Kill | Hold | Thaw | Release | Freeze):
@@ -99,7 +100,8 @@ class Witness:
         self.frozen_looks = {job_id: self.frozen_looks.get(job_id, 0) + 1 for job_id in frozen}
         assert max(self.frozen_looks.values(), default=0) <= _LOOKS_TO_JUDGE, "forgotten frozen"
         for job_id, job in sim.jobs.items():
-            if not job.is_stopped or job.is_paused_by_user or job.ending_ns or job.is_gone:
+            is_users = job.is_paused_by_user and not job.is_continued
+            if not job.is_stopped or is_users or job.ending_ns or job.is_gone:
                 continue
             stage = type(sim.memory.jobs[job_id].stage).__name__
             # The acts of this look are done after the check: running now means thawed by it.
@@ -153,15 +155,18 @@ def _do(sim: Sim, what: str, job: SimJob) -> None:
         sim.pass_time(30 * S_NS)
     if job.is_gone or job.ending_ns is not None:
         return
-    if what == "pause" and not job.is_stopped:
+    # To the shim a job that was continued behind its back is paused already.
+    if what == "pause" and not job.is_stopped and not job.is_paused_by_user:
         sim.pause_by_user(job.job_id)
     elif what == "resume":
         sim.resume_by_user(job.job_id)
+    elif what == "continue":
+        sim.continue_from_outside(job.job_id)
     elif what == "stop":
         sim.stop_by_user(job.job_id, job.grace_s)
     elif what in {"grow", "calm"}:
         job.rate_bytes_per_s = gib(2) if what == "grow" else 0
-    elif what == "fork":
+    elif what == "fork" and not job.is_stopped:
         job.upper_factor = 8.0
 
 

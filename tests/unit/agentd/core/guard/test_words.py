@@ -73,18 +73,21 @@ def test_a_job_over_its_limit_reads_as_people_expect() -> None:
 def test_a_host_that_runs_out_reads_as_people_expect() -> None:
     """With the mark, and what the job held."""
     assert explain.reason(HOST) == (
-        "stopped by the guard: host had 1.1 of 24 GiB left (mark 1.2), "
+        "stopped by the guard: host had 1.1 of 24 GiB left (term mark 1.2), "
         "this job held 18.3 GiB, growing 2.1 GB/s"
     )
 
 
 def test_a_job_that_was_paused_too_long_is_told_so() -> None:
     """And that memory did not come back."""
-    text = explain.reason(replace(HOST, trigger=Trigger.PAUSED_TOO_LONG, rate_bytes_per_s=0))
+    verdict = replace(
+        HOST, trigger=Trigger.PAUSED_TOO_LONG, rate_bytes_per_s=0, mark_bytes=gib(2.88)
+    )
+    text = explain.reason(verdict)
 
     assert text == (
         "stopped by the guard: paused for long and memory did not come back, "
-        "host had 1.1 of 24 GiB left (mark 1.2), this job held 18.3 GiB"
+        "host had 1.1 of 24 GiB left and 2.9 were waited for, this job held 18.3 GiB"
     )
 
 
@@ -117,9 +120,37 @@ def test_durations_read_well(duration_s: float, text: str) -> None:
 
 
 def test_what_came_back_reads_well() -> None:
-    """How much, how fast, and what there is now."""
-    assert explain.came_back(CameBack(7, gib(18.2), 420 * MS_NS, gib(19))) == (
-        "18.2 GiB came back within 0.4 s, host has 19.0 GiB available"
+    """What the host had and has: others give and take at the same time."""
+    assert explain.came_back(CameBack(7, gib(18.2), 420 * MS_NS, gib(19), gib(1.8))) == (
+        "the host had 1.8 GiB available, 19.0 GiB after 0.4 s"
+    )
+
+
+def test_what_the_host_had_never_reads_like_the_mark_it_was_below() -> None:
+    """And which mark that was is said."""
+    verdict = replace(
+        HOST,
+        level=Level.PAUSE,
+        host_total_bytes=gib(23.5),
+        host_available_bytes=gib(22.38),
+        mark_bytes=gib(22.4),
+    )
+
+    assert "host had 22.38 of 23.5 GiB left (pause mark 22.40), " in explain.reason(verdict)
+
+
+def test_the_reason_of_an_act_for_the_host_says_why_this_job() -> None:
+    """At the end; the rest reads as ever."""
+    assert explain.reason(replace(HOST, why="preemptible, the first to go")) == (
+        "stopped by the guard: host had 1.1 of 24 GiB left (term mark 1.2), "
+        "this job held 18.3 GiB, growing 2.1 GB/s, preemptible, the first to go"
+    )
+
+
+def test_a_dry_run_does_not_name_the_job_of_its_notice() -> None:
+    """Who reads it sees the job beside it."""
+    assert explain.would_text("stopped", VERDICT).startswith(
+        "would have been stopped: 33.1 of 32 GiB"
     )
 
 

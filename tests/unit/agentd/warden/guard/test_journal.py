@@ -26,7 +26,7 @@ VERDICT = Verdict(
     host_rate_bytes_per_s=1 << 30,
 )
 FROZEN = Entry(Phase.FROZEN, 5)
-ENDING = Entry(Phase.TERMINATING, 6, VERDICT)
+ENDING = Entry(Phase.TERMINATING, 6, VERDICT, 1_700_000_000_000_000_000)
 
 
 @pytest.fixture(name="path")
@@ -77,6 +77,16 @@ def test_what_makes_no_sense_is_nothing(path: str, data: bytes) -> None:
     assert first.entries == {}
 
     first.note(7, FROZEN)
+
+    assert Journal(path).entries == {7: FROZEN}
+
+
+def test_one_entry_that_makes_no_sense_hides_no_other(path: str) -> None:
+    """A warden of another version may have written it."""
+    Journal(path).note(7, FROZEN)
+    body = json.loads(Path(path).read_bytes().partition(b"\n")[0])
+    body["jobs"]["8"] = {"phase": "unheard of"}
+    Path(path).write_bytes(json.dumps(body).encode() + b"\n")
 
     assert Journal(path).entries == {7: FROZEN}
 
