@@ -210,16 +210,19 @@ class Agent:
 
         """
         warden = self.warden_pid()
+        killed: set[int] = set()
 
         def kill_all() -> bool:
             left = self.processes()
+            killed.update(left)
             # The warden first, so that it starts nothing again.
             for pid in sorted(left, key=lambda pid: pid != warden):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-            return not left
+            # One that is ending shows nothing any more by which it is known, and still is.
+            return not left and not any(map(is_alive, killed))
 
         wait_until(kill_all, deadline_s=20, what=f"no process left of the agent in {self.root}")
 

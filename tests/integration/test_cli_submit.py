@@ -73,6 +73,7 @@ def test_show_json_is_the_contract(agent: Agent) -> None:
         *("ended_at", "exit_code", "signal", "cause", "reason", "pid", "shim_pid"),
         *("mem_limit_bytes", "peak_memory_bytes", "memory_bytes", "cpu_s", "log_bytes", "host"),
         *("mem_action", "preemptible", "requeue_limit", "requeue_of", "requeued_as"),
+        "requeue_at",
     ]
     assert list(job) == fields
     assert (job["name"], job["labels"], job["cwd"]) == ("n", {"k": "v"}, "/tmp")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -31,8 +32,13 @@ def _segments(agent: Agent, job_id: int, stream: str = "out") -> list[Path]:
 
 
 def _disk_bytes(agent: Agent, job_id: int) -> int:
-    paths = Path(f"{agent.state_dir}/jobs/{job_id}").iterdir()
-    return sum(path.stat().st_blocks * 512 for path in paths)
+    taken = 0
+    with os.scandir(f"{agent.state_dir}/jobs/{job_id}") as entries:
+        for entry in entries:
+            # A segment may be dropped, and the exit record gets its name, meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                taken += entry.stat().st_blocks * 512
+    return taken
 
 
 def _numbers(count: int) -> int:

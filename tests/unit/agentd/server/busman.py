@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,6 +28,12 @@ Answer = tuple[str, tuple[Any, ...]] | str | None
 Answers = Callable[[str, tuple[Any, ...]], Answer]
 
 
+def _takes_calls(path: str) -> bool:
+    """Say whether somebody listens there: the name comes first, listening second."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(path) == 0
+
+
 @contextmanager
 def private_bus(directory: str) -> Iterator[str]:
     """Yield the address of a dbus-daemon of our own."""
@@ -36,7 +42,7 @@ def private_bus(directory: str) -> Iterator[str]:
     command = ["dbus-daemon", "--session", "--nofork", "--nosyslog", f"--address={address}"]
     daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: os.path.exists(path), what="the bus")
+        wait_until(lambda: _takes_calls(path), what="the bus")
         yield address
     finally:
         daemon.kill()
