@@ -169,7 +169,9 @@ def _with_baseline(turn: Turn) -> Turn:
     memory = turn.memory
     if not is_surveyed(memory, turn.look):
         return _with_most(turn)
-    if _is_calm(turn):
+    # A guard that has just begun on a well host judges by what is lost from now on.
+    is_first = memory.baseline is None and memory.level == Level.FINE
+    if is_first or _is_calm(turn):
         calm = baseline_of(turn)
         memory = replace(memory, baseline=calm, plateau=calm, since_hold=None)
     elif not _is_plateau(turn):
