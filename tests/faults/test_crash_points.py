@@ -115,10 +115,14 @@ def test_killed_while_a_shim_is_replaced(court: Court, point: str) -> None:
         job_id = court.submit(way)
         court.wait_runs(job_id)
         court.agent.crash_at(point)
-        court.agent.kill(court.agent.shim_pid(job_id))
+        killed = court.agent.shim_pid(job_id)
+        court.agent.kill(killed)
         wait_until(lambda: court.agent.crashed(point), what="the second was killed")
-        # Somebody looks: there is an agent again before the leader ends.
-        court.state(job_id)
+        # Somebody looks, and somebody minds the job again before the leader ends.
+        wait_until(
+            lambda: court.agent.show(job_id)["shim_pid"] not in {None, killed},  # noqa: B023  # called at once
+            what="a rescue shim",
+        )
         court.bring_to_end(job_id)
     court.judge()
 
