@@ -95,7 +95,11 @@ class _RotatedFile:
         """Say once on stderr that lines are lost."""
         if not self._said:
             self._said = True
-            sys.stderr.write(f"cannot write {self._path}: {error}\n")
+            try:
+                os.write(2, f"cannot write {self._path}: {error}\n".encode())
+            except OSError:
+                # It goes to a file on the same full disk: no reason to end.
+                return
 
 
 class _Console:

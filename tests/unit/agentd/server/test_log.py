@@ -97,13 +97,13 @@ def test_the_file_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_log_that_cannot_be_written_costs_one_line_on_stderr(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And never the server."""
     log.configure(str(tmp_path / "missing"), log.LogLevel.INFO)
     log.get_logger().info("one")
     log.get_logger().info("two")
-    assert capsys.readouterr().err.count("cannot write") == 1
+    assert capfd.readouterr().err.count("cannot write") == 1
     (tmp_path / "missing").mkdir()
     log.get_logger().info("three")
     assert [event["event"] for event in lines(tmp_path / "missing")] == ["three"]
