@@ -14,6 +14,8 @@ from collections.abc import MutableMapping
 from enum import StrEnum
 from typing import Any, TextIO
 
+from agentd.system.complaint import complain
+
 _hidden = "rich" not in sys.modules
 if _hidden:
     # None makes `import rich` raise ImportError (the import system's documented way), which
@@ -95,11 +97,7 @@ class _RotatedFile:
         """Say once on stderr that lines are lost."""
         if not self._said:
             self._said = True
-            try:
-                os.write(2, f"cannot write {self._path}: {error}\n".encode())
-            except OSError:
-                # It goes to a file on the same full disk: no reason to end.
-                return
+            complain(f"cannot write {self._path}: {error}")
 
 
 class _Console:

@@ -22,6 +22,7 @@ from agentd.shim.minder import Minder
 from agentd.shim.start import StartTalk
 from agentd.shim.tree import FoundTree, OwnTree
 from agentd.system import jobfiles, locks, proc
+from agentd.system.complaint import complain
 from agentd.system.crashpoint import reach
 from agentd.system.kernel import become_subreaper
 from agentd.system.proc import Process
@@ -84,7 +85,7 @@ def run(directory: str, control: int, work: NewJob | Rescue) -> NoReturn:
         _run(directory, control, work)
         status = 0
     except AgentError as error:
-        os.write(2, f"shim of {directory}: {error}\n".encode())
+        complain(f"shim of {directory}: {error}")
     except BaseException:  # noqa: BLE001  # the stack below belongs to somebody else
         sys.excepthook(*sys.exc_info())
     finally:

@@ -22,6 +22,7 @@ from agentd.shim.records import Stop
 from agentd.shim.tree import freeze
 from agentd.system import cgroups, jobfiles, proc
 from agentd.system.clock import boot_ns
+from agentd.system.complaint import complain
 from agentd.system.crashpoint import reach
 from agentd.system.kernel import Ended
 from agentd.system.signals import SIGCONT, SIGKILL
@@ -94,7 +95,7 @@ class Minder:
             self._stop = records.read_stop()
         except RecordCorruptError as error:
             # It costs the cause of the end, not the end.
-            os.write(2, f"shim of job {self._plan.job_id}: {error}\n".encode())
+            complain(f"shim of job {self._plan.job_id}: {error}")
         if self._stop is not None:
             self._ladder = Ladder(self._tree, self._stop.kill_at_boot_ns)
 
@@ -131,7 +132,7 @@ class Minder:
                 self._tick()
             except OSError as error:
                 # Out of descriptors or memory, as a rule not for long: the job is still ours.
-                os.write(2, f"shim of job {self._plan.job_id}: {error}\n".encode())
+                complain(f"shim of job {self._plan.job_id}: {error}")
                 sleep(_AFTER_ERROR_S)
 
     def _wait_s(self) -> float | None:

@@ -13,6 +13,7 @@ from agentd.shim import main as shim
 from agentd.shim import records
 from agentd.shim.main import NewJob
 from agentd.system import jobfiles, seqpacket
+from agentd.system.complaint import complain
 from agentd.system.files import write_all
 from agentd.system.signals import set_wakeup_fd
 
@@ -45,7 +46,7 @@ def rehearse(scratch: str, origin: Origin) -> None:
             _live(origin)
             _clear(scratch)
     except Exception as error:  # noqa: BLE001  # it costs the shims memory and nothing else
-        os.write(2, f"spawner: no rehearsal: {error}\n".encode())
+        complain(f"spawner: no rehearsal: {error}")
     finally:
         set_wakeup_fd(-1)
         os.chdir("/")

@@ -22,6 +22,7 @@ from agentd.shim.rehearsal import rehearse
 from agentd.shim.sweep import sweep
 from agentd.system import rollups
 from agentd.system.clock import boot_id
+from agentd.system.complaint import complain
 from agentd.system.crashpoint import IS_ARMED, reach
 from agentd.system.files import keep_only
 from agentd.system.kernel import reset_signals, set_name
@@ -81,7 +82,7 @@ def _serve(orders: c_socket, origin: Origin) -> None:
             os.waitpid(double_fork(_obey, order, descriptors, orders, origin), 0)
         except OSError as error:
             # Out of processes or memory: the order's control socket closes, and it comes again.
-            os.write(2, f"spawner: cannot fork: {error}\n".encode())
+            complain(f"spawner: cannot fork: {error}")
         reach("spawner.forked")
         for descriptor in descriptors:
             os.close(descriptor)

@@ -72,7 +72,7 @@ class OwnTree:
         The leader is unreaped, so its group id cannot be anybody else's.
         """
         self.send_to_group(signal_number)
-        outside = [pid for pid in self.members() if _group_of(pid) != self._leader_pid]
+        outside = [pid for pid in self.members() if proc.group_of(pid) != self._leader_pid]
         proc.send_all(outside, signal_number)
 
     def send_to_group(self, signal_number: int) -> None:
@@ -118,15 +118,8 @@ class FoundTree:
         """Signal each that is in the leader's group, by its identity."""
         if self._leader is None:
             return
-        group = [pid for pid in self.members() if _group_of(pid) == self._leader.pid]
+        group = [pid for pid in self.members() if proc.group_of(pid) == self._leader.pid]
         proc.send_all(group, signal_number)
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return -1
 
 
 def freeze(tree: Tree) -> None:

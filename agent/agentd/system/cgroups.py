@@ -14,13 +14,13 @@ import os
 from time import sleep
 
 from agentd.core.value import Value
+from agentd.system.proc import read_whole
 
 #: Where cgroup v2 is mounted on its own ("unified"); beside v1 nothing of it is delegated.
 ROOT = "/sys/fs/cgroup"
 AGENT = "agent"
 #: The guard acts at the limit; the kernel a little above, should the guard be too late.
 _MARGIN_PERCENT = 5
-_READ_BYTES = 64 << 10
 #: The kernel lets go of a cgroup a moment after its last process is gone.
 _REMOVAL_LOOKS = 20
 _BETWEEN_LOOKS_S = 0.01
@@ -76,7 +76,7 @@ def enter(path: str, limit_bytes: int) -> None:
 def peak_bytes(path: str) -> int | None:
     """Return the most memory a cgroup ever held, page cache included; None before Linux 5.19."""
     try:
-        return int(_read(f"{path}/memory.peak"))
+        return int(read_whole(f"{path}/memory.peak"))
     except (OSError, ValueError):
         return None
 
@@ -88,7 +88,7 @@ def oom_kills(path: str) -> OomKills | None:
     `oom_group_kill` count kills for whatever reason (cgroup-v2.rst, memory.events).
     """
     try:
-        events = _counters(_read(f"{path}/memory.events"))
+        events = _counters(read_whole(f"{path}/memory.events"))
     except (OSError, ValueError):
         return None
     killed = max(events.get(b"oom_kill", 0), events.get(b"oom_group_kill", 0))
@@ -101,7 +101,7 @@ def host_oom_kills() -> int | None:
     /proc/vmstat, `oom_kill`; None before Linux 4.13. Kills within a cgroup count as well.
     """
     try:
-        data = _read("/proc/vmstat")
+        data = read_whole("/proc/vmstat")
     except OSError:
         return None
     _, name, rest = data.partition(b"\noom_kill ")
@@ -124,7 +124,7 @@ def remove(path: str) -> bool:
 def of_process(pid: int) -> str | None:
     """Return the path of a process in the v2 hierarchy ("0::/…"); None: it is gone, or no v2."""
     try:
-        lines = _read(f"/proc/{pid}/cgroup").splitlines()
+        lines = read_whole(f"/proc/{pid}/cgroup").splitlines()
     except OSError:
         return None
     for line in lines:
@@ -140,7 +140,7 @@ def is_unified(root: str = ROOT) -> bool:
 
 def controllers(path: str) -> list[str]:
     """Return the controllers that a cgroup may hand on. Raises OSError."""
-    return _read(f"{path}/cgroup.controllers").decode().split()
+    return read_whole(f"{path}/cgroup.controllers").decode().split()
 
 
 def prepare(path: str, wanted: tuple[str, ...]) -> None:
@@ -163,7 +163,7 @@ def prepare(path: str, wanted: tuple[str, ...]) -> None:
     there = controllers(path)
     handed_on = " ".join(f"+{name}" for name in wanted if name in there)
     for _ in range(_REMOVAL_LOOKS):
-        for pid in _read(f"{path}/cgroup.procs").split():
+        for pid in read_whole(f"{path}/cgroup.procs").split():
             _move(pid, agent)
         try:
             _write(f"{path}/cgroup.subtree_control", handed_on.encode())
@@ -213,18 +213,6 @@ def _rmdir(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = os.read(descriptor, _READ_BYTES)
-        # The kernel tells a page at a time.
-        while more := os.read(descriptor, _READ_BYTES):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
 
 
 def _write(path: str, data: bytes) -> None:

@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_REPLACE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -63,6 +64,24 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def replace_file(path: str, data: bytes) -> None:
+    """Replace `path` by `data` with mode 0600: temp file, rename.
+
+    Not forced to disk: it survives any process, not a power cut.
+
+    Raises:
+        OSError: As the kernel reports it; `path` is then unchanged.
+
+    """
+    scratch = path + ".tmp"
+    descriptor = os.open(scratch, _REPLACE, 0o600)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
+    os.rename(scratch, path)
+
+
 def write_durable(path: str, data: bytes) -> None:
     """Replace `path` by `data` with mode 0600: temp file, fsync, rename, fsync of the directory.
 
@@ -71,8 +90,7 @@ def write_durable(path: str, data: bytes) -> None:
 
     """
     scratch = path + ".tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(scratch, flags, 0o600)
+    descriptor = os.open(scratch, _REPLACE, 0o600)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from agentd.system.crashpoint import reach
-from agentd.system.files import fsync_directory, write_all
+from agentd.system.files import fsync_directory, replace_file, write_all
 
 SPEC = "spec.json"
 PID = "pid"
@@ -59,14 +59,7 @@ def clear_pid(directory: str) -> None:
 
 def write_stop(directory: str, record: bytes) -> None:
     """Note a stop before its first signal. Survives any process, not a power cut."""
-    scratch = f"{directory}/{STOP}.tmp"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    descriptor = os.open(scratch, flags, 0o600)
-    try:
-        write_all(descriptor, record)
-    finally:
-        os.close(descriptor)
-    os.rename(scratch, f"{directory}/{STOP}")
+    replace_file(f"{directory}/{STOP}", record)
 
 
 def write_exit(directory: str, record: bytes) -> None:

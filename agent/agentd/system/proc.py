@@ -53,7 +53,7 @@ class Process(Value):
         self.start_ticks = start_ticks
 
 
-def _read(path: str) -> bytes:
+def read_whole(path: str) -> bytes:
     """Return what /proc has to say; raises FileNotFoundError or ProcessLookupError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -68,7 +68,7 @@ def _read(path: str) -> bytes:
 
 def _stat(pid: int) -> list[bytes] | None:
     try:
-        data = _read(f"/proc/{pid}/stat")
+        data = read_whole(f"/proc/{pid}/stat")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The command name may hold spaces and parentheses; the last one closes it.
@@ -112,7 +112,7 @@ def zombie_status(process: Identity) -> int | None:
 
 def _has_our_ids(pid: int) -> bool:
     try:
-        lines = _read(f"/proc/{pid}/status").splitlines()
+        lines = read_whole(f"/proc/{pid}/status").splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return False
     # Real, effective, saved and file system id: all four have to be ours.
@@ -130,7 +130,7 @@ def is_running(pid: int) -> bool:
 def is_agent(pid: int) -> bool:
     """Say whether this is a warden: started by a job or not, an agent belongs to no job."""
     try:
-        return _read(f"/proc/{pid}/comm").strip() == AGENT_NAME
+        return read_whole(f"/proc/{pid}/comm").strip() == AGENT_NAME
     except OSError:
         return False
 
@@ -141,9 +141,17 @@ def is_stopped(pid: int) -> bool:
     return fields is not None and fields[_STATE] == b"T"
 
 
+def group_of(pid: int) -> int:
+    """Return its process group, or -1 if there is no such process."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
+
+
 def own_children() -> list[int]:
     """Return the pids of the children of this process, which has one thread."""
-    return [int(word) for word in _read("/proc/thread-self/children").split()]
+    return [int(word) for word in read_whole("/proc/thread-self/children").split()]
 
 
 def children(pid: int) -> list[int]:
@@ -152,7 +160,7 @@ def children(pid: int) -> list[int]:
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         for thread in threads:
-            found.extend(map(int, _read(f"/proc/{pid}/task/{thread}/children").split()))
+            found.extend(map(int, read_whole(f"/proc/{pid}/task/{thread}/children").split()))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         # It ended while we looked: then its children are somebody else's by now. Or it is
         # hidden from us (hidepid, after sudo).
@@ -219,7 +227,7 @@ def _own_pids() -> Iterator[int]:
 
 def _has_mark(pid: int, mark: bytes) -> bool:
     try:
-        environment = _read(f"/proc/{pid}/environ")
+        environment = read_whole(f"/proc/{pid}/environ")
     except OSError:
         return False
     return environment.startswith(mark) or b"\0" + mark in environment

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from agentd.system.complaint import complain
+
 _AFTER_DEFECT_S = 0.05
 
 
@@ -96,6 +98,6 @@ def _never_fail(act: Callable[..., None], *arguments: int) -> None:
     try:
         act(*arguments)
     except Exception:  # noqa: BLE001  # said in full in the agent's stderr.log
-        traceback.print_exc()
+        complain(traceback.format_exc())
         # Should it fail at every turn, the log must not fill the disk.
         time.sleep(_AFTER_DEFECT_S)

@@ -33,6 +33,7 @@ from agentd.paths import Paths
 from agentd.shim.leader import Origin
 from agentd.shim.main import Rescue
 from agentd.system import cgroups, jobdir, locks, packets, process
+from agentd.system.complaint import complain
 from agentd.system.crashpoint import reach
 from agentd.system.prctl import Exit, look_at_exit
 from agentd.warden import adoption
@@ -87,7 +88,7 @@ class Shims:
         except OSError:
             # Out of descriptors or memory: no reason to lose sight of the job.
             if job.looks == 0:
-                traceback.print_exc()
+                complain(traceback.format_exc())
             self._look_again(job)
 
     def _look_again(self, job: MindedJob) -> None:

@@ -14,6 +14,7 @@ from agentd.core.job import OutputKind
 from agentd.shim.leader import Origin
 from agentd.shim.main import Rescue
 from agentd.system import packets
+from agentd.system.complaint import complain
 
 _ORDERS_FD = 3
 _GOOD_LIFE_S = 1.0
@@ -74,7 +75,7 @@ class Spawner:
             self._socket = ours
         except OSError:
             # Out of processes or memory; the next order tries again.
-            traceback.print_exc()
+            complain(traceback.format_exc())
             ours.close()
         finally:
             theirs.close()

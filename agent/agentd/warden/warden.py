@@ -36,6 +36,7 @@ from agentd.paths import Paths
 from agentd.shim.leader import Origin
 from agentd.system import process
 from agentd.system.clock import boot_id, wall_ns
+from agentd.system.complaint import complain
 from agentd.system.crashpoint import reach
 from agentd.warden.guard.duty import Guard
 from agentd.warden.lines import LineChannel
@@ -126,7 +127,7 @@ class Warden:
             return self._server.spawn()
         except OSError:
             # Out of processes, memory or descriptors: later, and less and less often.
-            traceback.print_exc()
+            complain(traceback.format_exc())
             self._server.ended()
             return None
 

@@ -112,8 +112,6 @@ class JobSample:
     #: None: not measured at this look.
     charge: Charge | None = None
     processes: int = 0
-    #: The cgroup's limit, where the kernel enforces one as well.
-    is_backed_by_kernel: bool = False
     #: How long the measuring took, the charge's included if there is one.
     cost_ns: int = 0
     #: Some process could not be read and counts with its last value, or its shared pages in full.

@@ -29,7 +29,6 @@ class CgroupGauge:
         self._swap = KeptFile(f"{path}/memory.swap.current", self._files)
         self._stat = KeptFile(f"{path}/memory.stat", self._files)
         self._pids = KeptFile(f"{path}/pids.current", self._files)
-        self._max = KeptFile(f"{path}/memory.max", self._files)
         self._last_bytes = 0
 
     def resident(
@@ -69,7 +68,7 @@ class CgroupGauge:
 
     def close(self) -> None:
         """Close what is kept open."""
-        for file in (self._current, self._swap, self._stat, self._pids, self._max):
+        for file in (self._current, self._swap, self._stat, self._pids):
             file.close()
 
     def _upper_bytes(self, *, has_swap: bool) -> int | None:
@@ -104,7 +103,6 @@ class CgroupGauge:
             self._last_bytes if upper_bytes is None else upper_bytes,
             charge,
             _read(self._pids) or 0,
-            is_backed_by_kernel=_read(self._max) is not None,
             cost_ns=time.monotonic_ns() - began_ns,
             is_partial=upper_bytes is None,
         )

@@ -7,7 +7,6 @@ wait or the turn has had its share.
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import time
@@ -23,6 +22,7 @@ from agentd.core.guard.state import Memory, Running
 from agentd.errors import RecordCorruptError
 from agentd.paths import Paths
 from agentd.system import jobdir
+from agentd.system.complaint import complain
 from agentd.system.memory import leftovers
 from agentd.system.memory.host import HostGauge
 from agentd.system.memory.pressure import PressureTrigger, open_trigger
@@ -178,7 +178,7 @@ class Guard:
         try:
             papers.write_policy(self._paths.guard_policy, order)
         except OSError as error:
-            os.write(2, f"guard: cannot keep its policy: {error}\n".encode())
+            complain(f"guard: cannot keep its policy: {error}")
 
     def heed(self, order: Pause | Resume) -> None:
         """Give way to the user: who pauses or resumes a job has the say over it from then on."""
@@ -277,7 +277,7 @@ class Guard:
     def _say_once(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            os.write(2, f"guard: {trouble}\n".encode())
+            complain(f"guard: {trouble}")
 
     def _look_at_shared(self, at_ns: int) -> None:
         """Note whose files in memory are whose: after a job's end nothing tells any more."""

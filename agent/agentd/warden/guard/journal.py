@@ -21,7 +21,8 @@ from typing import Any
 
 from agentd.core.guard.model import Level, Trigger, Verdict
 from agentd.system.clock import boot_id, wall_ns
-from agentd.system.files import write_all
+from agentd.system.complaint import complain
+from agentd.system.files import replace_file
 
 VERDICT = "verdict.json"
 _VERSION = 1
@@ -64,7 +65,7 @@ class Journal:
             os.posix_fallocate(self._file, 0, _ROOM_BYTES)
         except OSError as error:
             # Guarding goes on; only a warden killed in the middle of it is not continued.
-            os.write(2, f"guard: cannot keep {path}: {error}\n".encode())
+            complain(f"guard: cannot keep {path}: {error}")
 
     def note(self, job_id: int, entry: Entry) -> None:
         """Say what is about to be done to a job."""
@@ -87,7 +88,7 @@ class Journal:
         try:
             os.pwrite(self._file, data, 0)
         except OSError as error:
-            os.write(2, f"guard: cannot keep its state: {error}\n".encode())
+            complain(f"guard: cannot keep its state: {error}")
 
 
 def _entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -165,14 +166,8 @@ def add_outcome(directory: str, freed_bytes: int, took_ns: int, available_bytes:
 
 
 def _replace(path: str, body: Mapping[str, Any]) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(f"{path}.tmp", flags, 0o600)
-        try:
-            write_all(descriptor, json.dumps(body, separators=(",", ":")).encode() + b"\n")
-        finally:
-            os.close(descriptor)
-        os.rename(f"{path}.tmp", path)
+        replace_file(path, json.dumps(body, separators=(",", ":")).encode() + b"\n")
     except OSError:
         # A full disk: the shim is told the reason all the same.
         return False

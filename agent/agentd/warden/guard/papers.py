@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 
 from agentd.core.contract import SetGuard
 from agentd.core.guard.model import GuardPolicy, Mark, Marks
-from agentd.system.files import write_all
+from agentd.system.files import replace_file
 
 
 def policy_of(order: SetGuard) -> GuardPolicy:
@@ -38,10 +37,4 @@ def read_policy(path: str) -> GuardPolicy:
 
 def write_policy(path: str, order: SetGuard) -> None:
     """Keep the policy for the next warden. Raises OSError; the old one is then still there."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(f"{path}.tmp", flags, 0o600)
-    try:
-        write_all(descriptor, json.dumps(asdict(order)).encode() + b"\n")
-    finally:
-        os.close(descriptor)
-    os.rename(f"{path}.tmp", path)
+    replace_file(path, json.dumps(asdict(order)).encode() + b"\n")

@@ -47,9 +47,8 @@ class MindedTree:
     def send(self, signal_number: int) -> None:
         """Signal the leader's group at one stroke, then whoever was not reached by that."""
         is_group_hit = self._hit_group(signal_number)
-        left = [
-            pid for pid in self.members() if not is_group_hit or _group_of(pid) != self._leader.pid
-        ]
+        hit = self._leader.pid if is_group_hit else None
+        left = [pid for pid in self.members() if proc.group_of(pid) != hit]
         proc.send_all(left, signal_number)
 
     def send_to_group(self, signal_number: int) -> None:
@@ -122,10 +121,3 @@ class Freezing:
             self._stopped = members
             if time.monotonic() >= until_s:
                 return
-
-
-def _group_of(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return -1

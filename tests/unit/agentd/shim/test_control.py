@@ -185,7 +185,7 @@ def test_what_means_nothing_is_skipped(tmp_path: Path) -> None:
     packets.send(room.warden, Pause(7), [null])
 
     assert room.heard() == [PAUSE]
-    assert held() == before
+    assert held() <= before
 
 
 @isolated

@@ -183,7 +183,7 @@ def test_a_recycled_pid_is_not_the_leader() -> None:
     watch = ForeignLeader(recycled, parent_is_warden=False)
 
     assert watch.pidfd == -1
-    assert held() == before
+    assert held() <= before
     assert watch.has_ended()
     assert isinstance(watch.look(), Unknown)
 

@@ -280,7 +280,7 @@ def test_a_connection_to_nobody_is_an_error_and_leaves_no_descriptor(tmp_path: P
         with pytest.raises(OSError, match=r"\[Errno"):
             packets.connect(str(directory), name)
 
-    assert held() == before
+    assert held() <= before
     for end in (*waiting, listener):
         end.close()
 
@@ -293,4 +293,4 @@ def test_a_name_that_cannot_be_bound_is_an_error_and_leaves_no_descriptor(tmp_pa
     with pytest.raises(OSError, match=r"\[Errno"):
         packets.listen("ctl", str(tmp_path))
 
-    assert held() == before
+    assert held() <= before

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from agentd.warden.loop import Loop
+from tests.unit.agentd.system.sandbox import isolated
 
 
 class Pipe:
@@ -70,7 +72,7 @@ def test_a_handler_is_called_when_there_is_something_to_read(pipes: tuple[Pipe, 
 
 
 def test_a_handler_that_fails_does_not_end_the_loop(
-    pipes: tuple[Pipe, Pipe], capsys: pytest.CaptureFixture[str]
+    pipes: tuple[Pipe, Pipe], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It is called again, the others too; the defect is said in full."""
     loop = Loop()
@@ -90,10 +92,10 @@ def test_a_handler_that_fails_does_not_end_the_loop(
     loop.run()
 
     assert calls.count("other") >= 2
-    assert capsys.readouterr().err.count("RuntimeError: a defect in a handler") >= 2
+    assert capfd.readouterr().err.count("RuntimeError: a defect in a handler") >= 2
 
 
-def test_a_duty_that_fails_does_not_end_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_duty_that_fails_does_not_end_the_loop(capfd: pytest.CaptureFixture[str]) -> None:
     """The next one has its turn."""
     loop = Loop()
 
@@ -106,7 +108,26 @@ def test_a_duty_that_fails_does_not_end_the_loop(capsys: pytest.CaptureFixture[s
     loop.run()
 
     assert failing.left <= 1
-    assert "OSError: a defect in a duty" in capsys.readouterr().err
+    assert "OSError: a defect in a duty" in capfd.readouterr().err
+
+
+@isolated
+def test_a_defect_that_cannot_be_told_does_not_end_the_loop() -> None:
+    """Stderr is a file on a disk that may be full."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    loop = Loop()
+
+    def fail() -> None:
+        raise OSError("a defect in a duty")
+
+    failing = Errand(fail)
+    loop.add_duty(failing)
+    loop.add_duty(Errand(loop.stop, at_s=time.monotonic() + 0.01))
+    loop.run()
+
+    assert failing.left == 0
 
 
 @pytest.mark.parametrize("wanted", [SystemExit, KeyboardInterrupt])

@@ -75,7 +75,7 @@ def test_the_real_host_has_what_meminfo_says() -> None:
     assert 0 < sample.available_bytes < sample.total_bytes <= physical_bytes
     assert sample.swap_free_bytes <= sample.swap_total_bytes
     gauge.close()
-    assert held() == before
+    assert held() <= before
 
 
 @fresh

@@ -182,7 +182,7 @@ def test_a_process_that_ends_between_looks_is_counted_no_more() -> None:
     end(other)
     assert resident(gauge).upper_bytes == charge(gauge)[1].held_bytes == 0
     gauge.close()
-    assert held() == before
+    assert held() <= before
 
 
 @fresh

@@ -28,7 +28,7 @@ def test_no_more_than_the_limit_are_kept_and_all_can_be_read(tmp_path: object) -
     assert files[4].is_open
     for file in files:
         file.close()
-    assert held() == before
+    assert held() <= before
 
 
 @fresh

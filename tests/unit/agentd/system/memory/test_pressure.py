@@ -19,7 +19,7 @@ def test_the_real_kernel_takes_it_from_anybody_or_says_why_not() -> None:
         assert (
             os.waitpid(fork(lambda: os.setresuid(65534, 65534, 65534), _open_and_look), 0)[1] == 0
         )
-    assert held() == before
+    assert held() <= before
 
 
 def _open_and_look() -> None:
@@ -51,7 +51,7 @@ def test_a_kernel_that_refuses_is_a_reason_in_words(tmp_path: object) -> None:
         "the kernel takes no trigger of this form (before Linux 6.4)"
     )
     assert isinstance(open_trigger(str(tmp_path)), str)
-    assert held() == before
+    assert held() <= before
 
 
 def test_a_pipe_with_nothing_urgent_has_not_fired() -> None:

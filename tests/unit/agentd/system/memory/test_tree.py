@@ -154,7 +154,7 @@ def test_two_hundred_processes_are_all_counted() -> None:
         os.waitpid(pid, 0)
     assert resident(gauge).processes == 1
     gauge.close()
-    assert held() == before
+    assert held() <= before
 
 
 @fresh
