@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.guards import (
     GIB,
+    Ballast,
     Rival,
     ballast,
     busy_cores,
@@ -47,12 +48,12 @@ def measure(stage: Stage) -> list[Row]:
     """Return median and p99 of ours beside each rival's, idle and with every core loaded."""
     mark_bytes = int(meminfo_bytes("MemTotal") * _MARK_RATIO)
     rows: list[Row] = []
-    with ballast(mark_bytes + _ROOM_BYTES):
+    with ballast(mark_bytes + _ROOM_BYTES) as held:
         for loaded in (False, True):
             with busy_cores() if loaded else nullcontext():
-                ours = _ours(mark_bytes)
+                ours = _ours(held, mark_bytes)
                 theirs = {
-                    name: _theirs(start, stage.fresh(name), mark_bytes)
+                    name: _theirs(held, start, stage.fresh(name), mark_bytes)
                     for name, start in rivals().items()
                 }
             rows += _rows("every core loaded" if loaded else "idle", ours, theirs, loaded=loaded)
@@ -81,11 +82,11 @@ def _p99(figures: Sequence[float]) -> float:
     return statistics.quantiles(figures, n=100, method="inclusive")[98]
 
 
-def _ours(mark_bytes: int) -> list[float]:
+def _ours(held: Ballast, mark_bytes: int) -> list[float]:
     # It is frozen and held at this mark; the marks that end jobs stay where they are.
     config = marks(warn=mark_bytes + (_ROOM_BYTES >> 1), pause=mark_bytes)
     with guarded_agent(config) as (_agent, client):
-        return [_run(mark_bytes, lambda argv: _job(client, argv)) for _ in range(RUNS)]
+        return [_run(held, mark_bytes, lambda argv: _job(client, argv)) for _ in range(RUNS)]
 
 
 @contextmanager
@@ -98,9 +99,9 @@ def _job(client: Client, argv: Sequence[str]) -> Iterator[None]:
         client.wait(job.id, timeout_s=30)
 
 
-def _theirs(start: Rival, directory: str, mark_bytes: int) -> list[float]:
+def _theirs(held: Ballast, start: Rival, directory: str, mark_bytes: int) -> list[float]:
     with start(directory, mark_bytes):
-        return [_run(mark_bytes, _process) for _ in range(RUNS)]
+        return [_run(held, mark_bytes, _process) for _ in range(RUNS)]
 
 
 @contextmanager
@@ -115,13 +116,11 @@ def _process(argv: Sequence[str]) -> Iterator[None]:
             process.wait()
 
 
-def _run(mark_bytes: int, start: Callable[[Sequence[str]], AbstractContextManager[None]]) -> float:
+def _run(
+    held: Ballast, mark_bytes: int, start: Callable[[Sequence[str]], AbstractContextManager[None]]
+) -> float:
     """Return one run's milliseconds."""
-    wait_until(
-        lambda: meminfo_bytes("MemAvailable") > mark_bytes + _ROOM_BYTES * 3 // 4,
-        deadline_s=60,
-        what="memory is back",
-    )
+    held.settle()
     with progress_file() as progress:
         argv = hog("anon", progress, _ROOM_BYTES + _BEYOND_BYTES, mark=mark_bytes)
         with start(argv):

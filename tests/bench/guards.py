@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 GIB = 1 << 30
+#: What is available fluctuates by so much.
+_SETTLED_BYTES = 48 * MIB
 
 
 def meminfo_bytes(name: str) -> int:
@@ -37,16 +39,47 @@ def meminfo_bytes(name: str) -> int:
     raise KeyError(name)
 
 
+class Ballast:
+    """Memory in a file of no process, as much as leaves the host what a measurement wants."""
+
+    def __init__(self, descriptor: int, leave_bytes: int) -> None:
+        """Take nothing yet."""
+        self._descriptor = descriptor
+        self._leave_bytes = leave_bytes
+        self._size_bytes = 0
+
+    def settle(self) -> None:
+        """Bring what is available to what was asked for, as near as it fluctuates by itself.
+
+        A virtual machine may lend freed pages to its host for a while: without that the next
+        run would begin elsewhere than the last.
+        """
+        wait_until(self._is_settled, deadline_s=60, what="memory is as it is to be")
+
+    def _is_settled(self) -> bool:
+        spare_bytes = meminfo_bytes("MemAvailable") - self._leave_bytes
+        if abs(spare_bytes) <= _SETTLED_BYTES:
+            return True
+        size_bytes = max(0, self._size_bytes + spare_bytes)
+        if size_bytes > self._size_bytes:
+            os.posix_fallocate(
+                self._descriptor, self._size_bytes, size_bytes - self._size_bytes
+            )
+        else:
+            os.truncate(self._descriptor, size_bytes)
+        self._size_bytes = size_bytes
+        return False
+
+
 @contextmanager
-def ballast(leave_bytes: int) -> Iterator[None]:
+def ballast(leave_bytes: int) -> Iterator[Ballast]:
     """Take memory until only `leave_bytes` are available, in a file of no process."""
-    size_bytes = max(0, meminfo_bytes("MemAvailable") - leave_bytes)
     path = f"/dev/shm/ballast-{os.getpid()}-{secrets.token_hex(4)}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        if size_bytes:
-            os.posix_fallocate(descriptor, 0, size_bytes)
-        yield
+        held = Ballast(descriptor, leave_bytes)
+        held.settle()
+        yield held
     finally:
         os.close(descriptor)
         os.unlink(path)

@@ -179,7 +179,19 @@ def _with_baseline(turn: Turn) -> Turn:
     elif memory.plateau is not None and turn.at_ns - memory.plateau.at_ns >= _PLATEAU_NS:
         # That decline is over, at a lower level: the next one may be another's doing.
         memory = replace(memory, baseline=baseline_of(turn), plateau=None, since_hold=None)
-    return _with_most(replace(turn, memory=memory))
+    return _with_most(_with_since_hold(replace(turn, memory=memory)))
+
+
+def _with_since_hold(turn: Turn) -> Turn:
+    """Let what a hold has excused be lost anew: memory is back, or nobody is held any more."""
+    since = turn.memory.since_hold
+    if since is None:
+        return turn
+    if not any(isinstance(track.stage, Held | Ending) for track in turn.memory.jobs.values()):
+        return replace(turn, memory=replace(turn.memory, since_hold=None))
+    if turn.available_bytes <= since.available_bytes:
+        return turn
+    return replace(turn, memory=replace(turn.memory, since_hold=baseline_of(turn)))
 
 
 def _with_most(turn: Turn) -> Turn:

@@ -170,6 +170,37 @@ def test_a_held_job_goes_on_when_memory_is_back() -> None:
     assert not sim.jobs[2].is_stopped
 
 
+def test_the_next_hog_is_frozen_at_the_mark_although_the_level_was_not_left() -> None:
+    """The one that was held is gone, and so is what it was to blame for."""
+    sim = Sim().add(SimJob(1, gib(18.2)), SimJob(2, 0))
+    _hog(sim, 2, 2)
+    sim.run(5)
+    assert sim.acts(Hold)
+    sim.jobs[2].dies_ns = sim.at_ns
+    sim.run(1)
+    assert sim.memory.level == Level.WARN
+    sim.add(SimJob(3, 0, rate_bytes_per_s=gib(2)))
+    sim.run(5)
+
+    freeze = next(done for done in sim.done if done.act == Freeze(3))
+    assert freeze.available_bytes > LINES.pause_bytes - mib(64)
+
+
+def test_another_hog_is_frozen_at_the_mark_after_memory_was_back_for_a_moment() -> None:
+    """One is still held: what others have given back since is there to be lost anew."""
+    sim = Sim().add(SimJob(1, gib(4)), SimJob(2, 0), SimJob(3, gib(1)))
+    _hog(sim, 2, 2)
+    sim.run(15)
+    assert sim.acts(Hold)
+    sim.jobs[1].size_bytes = gib(3.5)
+    sim.run(1)
+    sim.jobs[3].rate_bytes_per_s = gib(2)
+    sim.run(5)
+
+    freeze = next(done for done in sim.done if done.act == Freeze(3))
+    assert freeze.available_bytes > LINES.pause_bytes - mib(64)
+
+
 def test_held_jobs_go_on_one_at_a_time_the_longest_held_first() -> None:
     """What the first does is seen before the second goes on."""
     sim = Sim().add(SimJob(1, gib(4)), SimJob(2, gib(7)), SimJob(3, gib(7)))
