@@ -62,9 +62,7 @@ class Ballast:
             return True
         size_bytes = max(0, self._size_bytes + spare_bytes)
         if size_bytes > self._size_bytes:
-            os.posix_fallocate(
-                self._descriptor, self._size_bytes, size_bytes - self._size_bytes
-            )
+            os.posix_fallocate(self._descriptor, self._size_bytes, size_bytes - self._size_bytes)
         else:
             os.truncate(self._descriptor, size_bytes)
         self._size_bytes = size_bytes
