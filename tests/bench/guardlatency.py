@@ -7,7 +7,6 @@ import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.guards import (
@@ -16,9 +15,11 @@ from tests.bench.guards import (
     Rival,
     ballast,
     busy_cores,
+    decoys,
     guarded_agent,
     marks,
     meminfo_bytes,
+    prefer,
     rivals,
 )
 from tests.bench.stage import Stage
@@ -100,15 +101,20 @@ def _job(client: Client, argv: Sequence[str]) -> Iterator[None]:
 
 
 def _theirs(held: Ballast, start: Rival, directory: str, mark_bytes: int) -> list[float]:
-    with start(directory, mark_bytes):
-        return [_run(held, mark_bytes, _process) for _ in range(RUNS)]
+    @contextmanager
+    def guarded(argv: Sequence[str]) -> Iterator[None]:
+        # One for each run: between two of them there is no hog that it could mean.
+        with start(directory, mark_bytes), _process(argv):
+            yield
+
+    with decoys():
+        return [_run(held, mark_bytes, guarded) for _ in range(RUNS)]
 
 
 @contextmanager
 def _process(argv: Sequence[str]) -> Iterator[None]:
     with subprocess.Popen(argv) as process:
-        # Whom a guard picks: nobody else on this machine is to be at risk.
-        Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000", encoding="ascii")
+        prefer(process.pid)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import re
 import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 #: What is available fluctuates by so much.
 _SETTLED_BYTES = 48 * MIB
+_DECOYS = 20
 
 
 def meminfo_bytes(name: str) -> int:
@@ -175,6 +176,25 @@ def _daemon(directory: str, words: Sequence[str], unbuffered: str) -> Iterator[D
 def _with(text: str, key: str, value: str) -> str:
     kept = (line for line in text.splitlines() if not line.startswith(key))
     return "\n".join((*kept, f"{key} = {value}", ""))
+
+
+@contextmanager
+def decoys() -> Iterator[None]:
+    """Have processes there that a rival ends rather than anything else, should its hog be gone.
+
+    With a mark so high what is available may be below it for other reasons.
+    """
+    with ExitStack() as stack:
+        for _ in range(_DECOYS):
+            decoy = stack.enter_context(subprocess.Popen(["sleep", "infinity"]))
+            stack.callback(decoy.kill)
+            prefer(decoy.pid)
+        yield
+
+
+def prefer(pid: int) -> None:
+    """Make it the one that a guard picks: nobody else on this machine is to be at risk."""
+    Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 @contextmanager

@@ -198,9 +198,19 @@ class Sim:
         until_ns = self.at_ns + int(for_s * S_NS)
         while self.at_ns < until_ns:
             self.look()
-            # Acting and scheduling take a little, always.
-            self.pass_time(max(self.plan.after_ns, MS_NS // 5))
+            self._wait()
         return self
+
+    def _wait(self) -> None:
+        """Let time pass until the next look, which comes sooner if the host has lost much."""
+        # Acting and scheduling take a little, always.
+        due_ns = self.at_ns + max(self.plan.after_ns, MS_NS // 5)
+        peek = self.plan.peek
+        while peek is not None and self.at_ns + peek.every_ns < due_ns:
+            self.pass_time(peek.every_ns)
+            if self.available_bytes < peek.below_bytes:
+                return
+        self.pass_time(due_ns - self.at_ns)
 
     def _measure(self) -> Mapping[int, JobSample]:
         samples: dict[int, JobSample] = {}

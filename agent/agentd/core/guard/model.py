@@ -237,6 +237,15 @@ class CameBack(Act):
 
 
 @dataclass(frozen=True, slots=True)
+class Peek:
+    """What is done between two looks: to read the host's available memory, which costs 6 us."""
+
+    every_ns: int
+    #: With less than this available the next look comes at once.
+    below_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class NextLook:
     """When to look again, and at what."""
 
@@ -246,3 +255,5 @@ class NextLook:
     jobs: frozenset[int] = frozenset()
     #: Jobs of these whose charge is wanted as well.
     charges: frozenset[int] = frozenset()
+    #: None: nothing that the host's memory shows could make the next look come sooner.
+    peek: Peek | None = None

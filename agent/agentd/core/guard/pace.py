@@ -8,11 +8,11 @@ a process; its charge milliseconds. Each is asked for as rarely as its price dem
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentd.core.guard.limits import judged_limit_bytes
-from agentd.core.guard.model import Level, MemAction, NextLook
+from agentd.core.guard.model import Level, MemAction, NextLook, Peek
 from agentd.core.guard.own_limit import ENDING_GROWTH_BYTES
 from agentd.core.guard.state import Charged, Ending, Frozen, Held, JobTrack, Running
 from agentd.core.guard.turn import Turn, upper_now
@@ -53,15 +53,23 @@ _FOLLOW_NS = 10 * MS_NS
 _HOPELESS_NS = S_NS
 #: Due times this close together are one look.
 _TOGETHER = 1.25
+#: Whoever is due less often than this may be looked at earlier by a part of that, with others:
+#: a hundred jobs that began one after the other are soon looked at all at once.
+_EASY_NS = 100 * MS_NS
+_EARLIER_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class _Due:
-    """When a job is to be looked at, and whether its charge is wanted. No job: the host alone."""
+    """When a job is to be looked at, and whether its charge is wanted."""
 
-    job_id: int | None
+    job_id: int
     at_ns: int
     wants_charge: bool = False
+    #: It may be looked at so much earlier, together with others.
+    slack_ns: int = 0
+    #: What shows in between that it has to be sooner.
+    peek: Peek | None = None
 
 
 def next_look(turn: Turn) -> NextLook:
@@ -72,7 +80,7 @@ def next_look(turn: Turn) -> NextLook:
     soonest_ns = min([host_delay_ns(turn) + now_ns, survey_ns, *(due.at_ns for due in dues)])
     after_ns = min(LONGEST_NS, max(SHORTEST_NS, soonest_ns - now_ns))
     until_ns = now_ns + int(after_ns * _TOGETHER)
-    wanted = [due for due in dues if due.at_ns <= until_ns]
+    wanted = [d for d in dues if d.at_ns <= max(until_ns, now_ns + after_ns + d.slack_ns)]
     charges = turn.charges | {due.job_id for due in wanted if due.wants_charge}
     jobs = charges | {due.job_id for due in wanted}
     is_blind = _is_blind(turn)
@@ -80,11 +88,16 @@ def next_look(turn: Turn) -> NextLook:
         jobs |= turn.memory.jobs.keys()
     if turn.charges or is_blind:
         after_ns = 0
-    return NextLook(after_ns, _ids(jobs), _ids(charges))
+    peek = _peek([due.peek for due in dues if due.peek], after_ns)
+    return NextLook(after_ns, frozenset(jobs), frozenset(charges), peek)
 
 
-def _ids(job_ids: Iterable[int | None]) -> frozenset[int]:
-    return frozenset(job_id for job_id in job_ids if job_id is not None)
+def _peek(peeks: Sequence[Peek], after_ns: int) -> Peek | None:
+    """Return what does for all of them before the next look, if there is time for any."""
+    every_ns = min((peek.every_ns for peek in peeks), default=after_ns)
+    if every_ns >= after_ns:
+        return None
+    return Peek(every_ns, max(peek.below_bytes for peek in peeks))
 
 
 def calm_look(turn: Turn) -> NextLook:
@@ -215,21 +228,29 @@ def _running_due(turn: Turn, track: JobTrack) -> _Due | None:
 
 def _tree_due(turn: Turn, track: JobTrack, headroom_bytes: int) -> _Due:
     """Below its limit: when its resident sets could have come above it."""
+    job_id, from_bytes = track.rules.job_id, track.seen_available_bytes
+    if _has_fallen(turn, from_bytes, headroom_bytes):
+        return _Due(job_id, turn.at_ns)
     due_ns = _look_at_ns(turn, track, headroom_bytes)
-    if _has_fallen(turn, track.seen_available_bytes, headroom_bytes):
-        due_ns = turn.at_ns
-    return _or_peek(turn, _Due(track.rules.job_id, due_ns), headroom_bytes)
+    last_ns = turn.at_ns if track.sample is None else track.sample.at_ns
+    slack_ns = int((due_ns - last_ns) * _EARLIER_SHARE) if due_ns - last_ns > _EASY_NS else 0
+    peek = _peek_for(from_bytes, headroom_bytes)
+    return _Due(job_id, due_ns, slack_ns=slack_ns, peek=peek)
 
 
 def _has_fallen(turn: Turn, from_bytes: int, headroom_bytes: int) -> bool:
     """Whether the host lost so much since then that a job may have used up half its headroom."""
-    return from_bytes - turn.available_bytes >= max(MIB, headroom_bytes * _SAFETY)
+    return turn.available_bytes < from_bytes - _spent_bytes(headroom_bytes)
 
 
-def _or_peek(turn: Turn, due: _Due, headroom_bytes: int) -> _Due:
-    """Return the due look at a job, or one at the host alone if that is wanted before."""
-    peek_ns = turn.at_ns + max(QUIET_NS, _delay_ns(headroom_bytes, _PEEK_FLOOR_BYTES_PER_S))
-    return due if due.at_ns <= peek_ns else _Due(None, peek_ns)
+def _spent_bytes(headroom_bytes: int) -> int:
+    return max(MIB, int(headroom_bytes * _SAFETY))
+
+
+def _peek_for(from_bytes: int, headroom_bytes: int) -> Peek:
+    """Return what shows that the host lost that much: sooner than any look at a tree is due."""
+    every_ns = max(QUIET_NS, _delay_ns(headroom_bytes, _PEEK_FLOOR_BYTES_PER_S))
+    return Peek(every_ns, from_bytes - _spent_bytes(headroom_bytes))
 
 
 def _look_at_ns(turn: Turn, track: JobTrack, headroom_bytes: int) -> int:
@@ -270,7 +291,8 @@ def _charge_due(turn: Turn, track: JobTrack, limit_bytes: int) -> _Due:
     look_ns = _look_at_ns(turn, track, _unspent_bytes(turn, charged, headroom_bytes))
     if look_ns < due_ns:
         return _Due(job_id, look_ns)
-    return _or_peek(turn, _Due(job_id, due_ns, wants_charge=True), headroom_bytes)
+    peek = _peek_for(charged.host_available_bytes, headroom_bytes)
+    return _Due(job_id, due_ns, wants_charge=True, peek=peek)
 
 
 def _unspent_bytes(turn: Turn, charged: Charged, headroom_bytes: int) -> int:

@@ -7,6 +7,7 @@ wait or the turn has had its share.
 
 from __future__ import annotations
 
+import math
 import select
 import signal
 import time
@@ -46,8 +47,10 @@ _PRESSURE_NS = 2_000_000_000
 _AFTER_DEFECT_S = 0.1
 #: Jobs that begin within so long are looked at together.
 _SOON_S = 0.02
-#: How often files in /dev/shm are attributed, with so much in there at least.
+#: How often files in /dev/shm are attributed, with so much in there at least; the maps of many
+#: processes take long, and no more than a two-hundredth of the time.
 _SHARED_LOOK_NS = 2_000_000_000
+_SHARED_COST_FACTOR = 200
 _SHARED_WORTH_BYTES = 16 << 20
 #: Less than this is left behind without a word.
 _LEFT_WORTH_BYTES = 1 << 20
@@ -91,7 +94,10 @@ class Guard:
         self._resumed: set[int] = set()
         self._next = NextLook(0)
         self._due_s = 0.0
+        self._peek_s = math.inf
         self._looked_s = 0.0
+        #: The host has lost so much that this look comes before its time.
+        self._is_hurried = False
         #: Some charge that was asked for is still to come.
         self._is_measuring = False
         #: What the last guard was about with jobs that no shim has spoken for yet.
@@ -113,21 +119,39 @@ class Guard:
             return 0.0
         if self._shims.has_start:
             # A guard with nobody to guard looks once a second: too late for whoever begins now.
-            return min(self._due_s, self._looked_s + _SOON_S)
-        return self._due_s
+            return min(self._due_s, self._peek_s, self._looked_s + _SOON_S)
+        return min(self._due_s, self._peek_s)
 
     def run(self) -> None:
         """Look and act until the policy can wait."""
+        if self._peek():
+            return
         self._shims.has_start = self._shims.has_limited_start = False
         self._looked_s = time.monotonic()
         # Should this look fail, the next one is not to come at once.
-        self._due_s = time.monotonic() + _AFTER_DEFECT_S
+        self._due_s, self._peek_s = time.monotonic() + _AFTER_DEFECT_S, math.inf
         for _ in range(_LOOKS_IN_A_ROW):
             self._look()
             if self._next.after_ns > 0 or self._is_measuring:
                 break
         shortest_ns = _MEASURING_NS if self._is_measuring else 0
         self._due_s = time.monotonic() + max(self._next.after_ns, shortest_ns) / _NS
+        self._is_hurried = False
+        self._plan_peek()
+
+    def _peek(self) -> bool:
+        """Look at the host's memory alone; False if there is more to look at now."""
+        peek = self._next.peek
+        has_started = self._shims.has_start or self._shims.has_limited_start
+        if peek is None or has_started or time.monotonic() >= self._due_s:
+            return False
+        self._is_hurried = self._host.read(time.monotonic_ns()).available_bytes < peek.below_bytes
+        self._plan_peek()
+        return not self._is_hurried
+
+    def _plan_peek(self) -> None:
+        peek = self._next.peek
+        self._peek_s = math.inf if peek is None else time.monotonic() + peek.every_ns / _NS
 
     def watch_pressure(self, loop: Loop) -> None:
         """Be woken when the kernel reports stalls, where it can."""
@@ -281,15 +305,16 @@ class Guard:
 
     def _look_at_shared(self, at_ns: int) -> None:
         """Note whose files in memory are whose: after a job's end nothing tells any more."""
-        self._shared_look_ns = at_ns + _SHARED_LOOK_NS
         if leftovers.used_bytes() >= _SHARED_WORTH_BYTES:
             for ward in self._wards.values():
                 ward.note_shared_files()
+        cost_ns = time.monotonic_ns() - at_ns
+        self._shared_look_ns = at_ns + max(_SHARED_LOOK_NS, _SHARED_COST_FACTOR * cost_ns)
 
     def _measure(self, at_ns: int, host: HostSample) -> dict[int, JobSample]:
         samples: dict[int, JobSample] = {}
         has_swap = host.swap_free_bytes < host.swap_total_bytes
-        eager = self._next.after_ns <= _NEAR_NS
+        eager = self._next.after_ns <= _NEAR_NS or self._is_hurried
         wanted = self._wards.keys() if self._questions else self._next.jobs | self._next.charges
         for job_id in wanted:
             ward = self._wards.get(job_id)

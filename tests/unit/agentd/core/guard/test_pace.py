@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from agentd.core.guard.model import GuardPolicy, Look
+from agentd.core.guard.model import GuardPolicy, Kill, Look
 from agentd.core.guard.rates import Gauge
 from agentd.core.guard.units import GIB, MS_NS, S_NS
 from tests.helpers.guardsim import Sim, SimJob, gib, mib
@@ -50,6 +50,30 @@ def test_a_job_far_below_its_limit_costs_a_look_a_second() -> None:
     sim = Sim(total_bytes=256 * GIB).add(SimJob(1, gib(1), limit_bytes=gib(64))).run(30)
 
     assert sum(1 for look in sim.looks if look.jobs) <= 35
+
+
+def test_jobs_that_began_one_after_the_other_are_soon_looked_at_together() -> None:
+    """A look at one job costs the policy as much as one at a hundred."""
+    sim = Sim(total_bytes=256 * GIB)
+    for job_id in range(1, 51):
+        sim.add(SimJob(job_id, mib(job_id), limit_bytes=gib(2))).run(0.03)
+    sim.run(5)
+    before = len(sim.looks)
+    sim.run(10)
+
+    assert len(sim.looks) - before <= 4 * 10
+
+
+def test_a_sudden_rise_is_seen_before_the_next_look_is_due() -> None:
+    """The host's memory tells of it, and is read in between."""
+    sim = Sim(total_bytes=256 * GIB).add(SimJob(1, mib(1), limit_bytes=gib(2))).run(10)
+    assert sim.delays_ns[-1] > 400 * MS_NS
+    sim.jobs[1].rate_bytes_per_s = gib(8)
+    sim.run(2)
+
+    (kill,) = sim.acts(Kill)
+    assert isinstance(kill, Kill)
+    assert kill.verdict.held_bytes < gib(3)
 
 
 def test_the_next_look_at_the_host_is_half_its_headroom_away() -> None:
