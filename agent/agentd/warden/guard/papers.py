@@ -7,6 +7,8 @@ from dataclasses import asdict
 
 from agentd.core.contract import SetGuard
 from agentd.core.guard.model import GuardPolicy, Mark, Marks
+from agentd.core.guard.watermarks import check_marks
+from agentd.errors import InvalidSpecError
 from agentd.system.files import replace_file
 
 
@@ -30,9 +32,14 @@ def read_policy(path: str) -> GuardPolicy:
     try:
         with open(path, "rb") as file:
             body = json.loads(file.read())
-        return policy_of(SetGuard(**body))
-    except (OSError, TypeError, ValueError):
+        policy = policy_of(SetGuard(**body))
+        check_marks(policy.marks)
+        # Half a file that is JSON all the same must not become a guard that does nothing.
+        if not (policy.enabled in (True, False) and policy.pause_limit_s >= 0):
+            return GuardPolicy()
+    except (OSError, TypeError, ValueError, InvalidSpecError):
         return GuardPolicy()
+    return policy
 
 
 def write_policy(path: str, order: SetGuard) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -46,6 +47,28 @@ def test_without_a_policy_that_makes_sense_the_default_holds(tmp_path: Path, dat
 
     assert papers.read_policy(str(tmp_path / "guard.json")) == GuardPolicy()
     assert papers.read_policy(str(tmp_path / "none")) == GuardPolicy()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("enabled", "no"),
+        ("warn", ["a", "b"]),
+        ("pause", [50.0, 8 << 30]),
+        ("kill", [0, 0]),
+        ("pause_limit_s", "soon"),
+        ("pause_limit_s", -1),
+    ],
+)
+def test_a_policy_of_which_a_field_makes_no_sense_is_none(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    """Whoever has written it: a mark of the wrong type would fail at each look."""
+    path = tmp_path / "guard.json"
+    papers.write_policy(str(path), ORDER)
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), field: value}), encoding="utf-8")
+
+    assert papers.read_policy(str(path)) == GuardPolicy()
 
 
 def test_a_policy_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> None:
