@@ -26,12 +26,12 @@ from agentd.core.guard.model import (
     Terminate,
     Thaw,
 )
+from agentd.core.guard.observe import has_just_crossed
 from agentd.core.guard.policy import Memory, decide
 from agentd.core.guard.units import GIB, MIB, MS_NS, S_NS
 
-#: What measuring a charge takes, and what a look at a tree takes.
+#: What measuring a charge takes.
 _CHARGE_NS = 3 * MS_NS
-_RESIDENT_NS = MS_NS // 10
 
 
 @dataclass
@@ -51,6 +51,8 @@ class SimJob:
     most_bytes: int = 1 << 62
     #: How long its page tables take to be read, beside the guard; from when they are.
     reading_ns: int = 0
+    #: What a look at its tree takes.
+    look_ns: int = MS_NS // 10
     read_since_ns: int | None = None
     read_bytes: int = 0
     is_stopped: bool = False
@@ -169,7 +171,8 @@ class Sim:
 
     def look(self) -> tuple[Act, ...]:
         """Measure, ask the policy, do what it wants."""
-        samples = self._measure()
+        host = HostSample(self.at_ns, self.total_bytes, self.available_bytes)
+        samples = {} if has_just_crossed(self.memory, self.policy, host) else self._measure()
         look = Look(
             at_ns=self.at_ns,
             host=HostSample(self.at_ns, self.total_bytes, self.available_bytes),
@@ -218,7 +221,7 @@ class Sim:
             job = self.jobs.get(job_id)
             if job is None or job.is_gone:
                 continue
-            cost_ns = _CHARGE_NS if job_id in self.plan.charges else _RESIDENT_NS
+            cost_ns = _CHARGE_NS if job_id in self.plan.charges else job.look_ns
             self.pass_time(cost_ns)
             is_wanted = job_id in self.plan.charges
             is_read = is_wanted and self._is_read(job)

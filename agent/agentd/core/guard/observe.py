@@ -9,6 +9,7 @@ from agentd.core.guard.limits import judged_limit_bytes
 from agentd.core.guard.model import (
     Charge,
     GuardPolicy,
+    HostSample,
     JobSample,
     Level,
     Look,
@@ -33,7 +34,7 @@ from agentd.core.guard.state import (
 from agentd.core.guard.turn import FRESH_NS, Turn
 from agentd.core.guard.units import MIB, MS_NS, S_NS
 from agentd.core.guard.wake import is_awake, watch_stopped
-from agentd.core.guard.watermarks import watermarks
+from agentd.core.guard.watermarks import Watermarks, watermarks
 
 #: A gap this many times the planned one is no rate: the machine was paused, or the guard starved.
 _GAP_FACTOR = 5
@@ -44,6 +45,8 @@ _SPARED_NS = 30 * S_NS
 _PLATEAU_NS = 60 * S_NS
 _PLATEAU_NOISE_BYTES = 16 * MIB
 _PLATEAU_NOISE_PART = 64
+#: The look that is about to come, and the one that would see what it missed.
+_LOOKS_AHEAD = 2
 #: A host with less than this left until its pause mark is not calm.
 _CALM_S = 10.0
 
@@ -66,9 +69,34 @@ def observe(policy: GuardPolicy, memory: Memory, look: Look) -> Turn:
     }
     gone = [track for job_id, track in memory.jobs.items() if job_id not in jobs]
     memory = _surveyed(with_gone(replace(memory, jobs=jobs), look, gone), look)
-    turn = Turn(policy, look, lines, memory, lines.crossed(look.host), is_rebased)
+    turn = Turn(policy, look, lines, memory, _crossed(memory, look, lines), is_rebased)
     turn = _with_baseline(_with_episode(turn))
     return came_back(_undone_by_others(turn))
+
+
+def _crossed(memory: Memory, look: Look, lines: Watermarks) -> Level:
+    """Return the mark that is crossed, or will be before the jobs could be looked at once more.
+
+    Many processes on a slow machine take a tenth of a second to be looked at: to wait for what
+    they do meanwhile is to come too late.
+    """
+    crossed = lines.crossed(look.host)
+    if crossed != Level.WARN:
+        return crossed
+    stages = (track.stage for track in memory.jobs.values())
+    if any(isinstance(stage, Frozen) and stage.trigger is Trigger.HOST for stage in stages):
+        # For that very reason: nothing is lost any more just because it is stopped.
+        return Level.PAUSE
+    headroom_bytes = look.host.available_bytes - lines.pause_bytes
+    lost_bytes = memory.loss.rate_bytes_per_s() * memory.survey_cost_ns // S_NS
+    return Level.PAUSE if lost_bytes * _LOOKS_AHEAD > headroom_bytes else crossed
+
+
+def has_just_crossed(memory: Memory, policy: GuardPolicy, host: HostSample) -> bool:
+    """Whether a mark is crossed at which something is done, and was not at the last look."""
+    lines = watermarks(policy.marks, host.total_bytes)
+    before = Level.FINE if memory.host is None else lines.crossed(memory.host)
+    return lines.crossed(host) >= Level.PAUSE and lines.crossed(host) > before
 
 
 def is_surveyed(memory: Memory, look: Look) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from agentd.core.contract import GuardNotice, Message, Pause, ReportGuard, Resume, SetGuard
 from agentd.core.guard.adopt import adopt
 from agentd.core.guard.model import Act, HostSample, JobSample, Look, NextLook, Rules, Thaw
+from agentd.core.guard.observe import has_just_crossed
 from agentd.core.guard.policy import decide
 from agentd.core.guard.state import Memory, Running
 from agentd.errors import RecordCorruptError
@@ -249,7 +250,9 @@ class Guard:
         host = self._host.read(at_ns)
         if at_ns < self._pressed_until_ns:
             host = replace(host, under_pressure=True)
-        samples = self._measure(at_ns, host)
+        # Who grows may be known well enough to be stopped: many processes take long to look at.
+        is_urgent = has_just_crossed(self._memory, self._policy, host)
+        samples = {} if is_urgent else self._measure(at_ns, host)
         self._is_measuring = any(sample.is_measuring for sample in samples.values())
         self._act()
         look = replace(

@@ -15,6 +15,7 @@ from agentd.core.guard.model import (
     Kill,
     Level,
     Marks,
+    NextLook,
     Release,
     Tell,
     Terminate,
@@ -363,6 +364,35 @@ def test_dry_run_says_what_it_would_do_at_most_once_a_second() -> None:
         if isinstance(act, Tell)
     )
     assert not sim.jobs[2].is_stopped
+
+
+def test_a_job_that_takes_long_to_look_at_is_frozen_before_it_is_too_late() -> None:
+    """Where a mark would be far behind after one more look it counts as crossed; it stays held."""
+    sim = Sim(total_bytes=GIB, others_bytes=mib(200)).add(SimJob(1, look_ns=50 * MS_NS))
+    sim.run(3)
+    sim.jobs[1].rate_bytes_per_s = mib(500)
+    sim.run(5)
+
+    assert sim.names() == ["Tell", "Freeze", "Hold"]
+    assert sim.available_bytes > watermarks(Marks(), GIB).pause_bytes
+
+
+def test_who_grows_is_frozen_at_a_mark_before_all_are_looked_at_again() -> None:
+    """Fifty processes on a slow machine take longer than what is left."""
+    sim = Sim(total_bytes=GIB, others_bytes=mib(200)).add(SimJob(1, look_ns=20 * MS_NS))
+    sim.run(3)
+    sim.jobs[1].rate_bytes_per_s = mib(200)
+    while sim.memory.level < Level.WARN:
+        sim.look()
+        sim.pass_time(sim.plan.after_ns)
+    # From one look to the next, far too suddenly for any rate.
+    sim.jobs[1].size_bytes += mib(70)
+    sim.plan = NextLook(0, jobs=frozenset({1}))
+    before_ns = sim.at_ns
+    sim.look()
+
+    assert sim.acts(Freeze) == [Freeze(1)]
+    assert sim.at_ns == before_ns
 
 
 def test_small_hosts_are_guarded_as_well() -> None:
