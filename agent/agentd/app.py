@@ -1,18 +1,25 @@
-"""agentd's command line: `start` in the background, `run` in the foreground."""
+"""agentd's command line: `start` in the background, `run` in the foreground, `bridge` on stdio.
+
+Nothing of weight is loaded before it is known that it is needed: a bridge starts once a
+connection, and has to be there in the time of a bare interpreter.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import sys
 import time
-from typing import NoReturn
 
 from agentd import __version__
 from agentd.errors import AgentError, AlreadyRunningError
 from agentd.paths import Paths, default_paths, prepare
 from agentd.system.files import keep_only
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from typing import NoReturn
 
 _READY_WITHIN_S = 20.0
 _POLL_S = 0.01
@@ -24,6 +31,10 @@ _TRY_AGAIN = 75
 
 def main() -> int:
     """Run the command; returns the exit status. Errors are one line on stderr."""
+    if sys.argv[1:2] == ["bridge"]:
+        from agentd import bridge  # noqa: PLC0415  # nobody else needs it
+
+        return bridge.main(sys.argv[2:])
     arguments = _parse(sys.argv[1:])
     paths = default_paths(os.environ)
     try:
@@ -49,11 +60,15 @@ def _refuse(line: str) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    import argparse  # noqa: PLC0415  # the bridge does without
+
     parser = argparse.ArgumentParser(prog="agentd", description="The agent of agentctl.")
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("start", help="start in the background; return when ready")
     commands.add_parser("run", help="run in the foreground, for service managers")
+    # Listed only: `main` does not come here with it.
+    commands.add_parser("bridge", help="stdin and stdout to the agent's socket, for agentctl")
     server = commands.add_parser("server", help="used by the warden")
     server.add_argument("--warden-fd", type=int, required=True)
     return parser.parse_args(argv)

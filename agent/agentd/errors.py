@@ -106,3 +106,15 @@ class ApiLevelMismatchError(AgentError):
     """Client and agent speak different wire levels; the message names both."""
 
     reason = "api-level-mismatch"
+
+
+class VersionMismatchError(AgentError):
+    """The client's version is too far from the agent's; the message names both."""
+
+    reason = "version-mismatch"
+
+
+class PortRefusedError(AgentError):
+    """What a forward leads to does not take the connection; the message names it."""
+
+    reason = "port-refused"

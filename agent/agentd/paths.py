@@ -3,29 +3,37 @@
 State is keyed by host name, because a home directory may be shared over NFS; locks and
 sockets live in the runtime directory, on a local disk. The client has the same rule in
 `agentctl.paths`: neither side imports the other, and a contract test compares the two.
+
+The bridge is started for every connection of a client that may not forward sockets, so that
+neither `dataclasses` nor `socket`, each as slow as the interpreter itself, is loaded here.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
 
+from agentd.core.value import Value
 from agentd.errors import UnsafeDirectoryError
 from agentd.system.files import ensure_private_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: A unix socket path longer than 107 bytes cannot be bound (unix(7)); we stay well below.
 MAX_SOCKET_PATH_BYTES = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(Value):
     """Every place of one agent."""
 
-    state_dir: str
-    runtime_dir: str
-    config_file: str
+    __slots__ = ("config_file", "runtime_dir", "state_dir")
+
+    def __init__(self, state_dir: str, runtime_dir: str, config_file: str) -> None:
+        """Name the three places from which all others follow."""
+        self.state_dir = state_dir
+        self.runtime_dir = runtime_dir
+        self.config_file = config_file
 
     @property
     def jobs(self) -> str:
@@ -90,7 +98,7 @@ def default_paths(environ: Mapping[str, str]) -> Paths:
     runtime_home = environ.get("XDG_RUNTIME_DIR")
     runtime = f"{runtime_home}/agentd" if runtime_home else f"/tmp/agentd-{os.getuid()}"  # noqa: S108  # checked: ours, 0700, no symlink
     return Paths(
-        state_dir=environ.get("AGENTD_STATE_DIR") or f"{state_home}/agentd/{socket.gethostname()}",
+        state_dir=environ.get("AGENTD_STATE_DIR") or f"{state_home}/agentd/{os.uname().nodename}",
         runtime_dir=environ.get("AGENTD_RUNTIME_DIR") or runtime,
         config_file=environ.get("AGENTCTL_CONFIG") or f"{config_home}/agentctl/config.toml",
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and not in the stubs
 
-from agentctl.api import channel
+from agentctl.api import line
 from agentd.server.edge import listener
 
-_OPTIONS = sorted({name for name, _ in (*listener._OPTIONS, *channel._OPTIONS)})
+_OPTIONS = sorted({name for name, _ in (*listener._OPTIONS, *line.OPTIONS, *line.REMOTE_OPTIONS)})
 
 
 @pytest.mark.parametrize("name", _OPTIONS)

@@ -11,7 +11,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What a shim keeps in memory times the number of jobs, and what may never fail.
-STDLIB_ONLY = ("agentd.core", "agentd.system", "agentd.shim", "agentd.warden", "agentd.paths")
+STDLIB_ONLY = (
+    "agentd.core",
+    "agentd.system",
+    "agentd.shim",
+    "agentd.warden",
+    "agentd.bridge",
+    "agentd.paths",
+)
 
 
 def test_every_import_contract_is_kept() -> None:

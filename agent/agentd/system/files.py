@@ -37,9 +37,23 @@ def ensure_private_directory(path: str) -> None:
             os.mkdir(path, 0o700)
         except FileExistsError:
             pass
-        status = os.lstat(path)
     except OSError as error:
         raise system_error(f"make the directory {path}", error) from error
+    check_private_directory(path)
+
+
+def check_private_directory(path: str) -> None:
+    """Check that `path` is a directory and ours alone.
+
+    Raises:
+        UnsafeDirectoryError: It is a symlink, not a directory, not ours, or open to others.
+        SystemCallError: It cannot be looked at.
+
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise system_error(f"look at the directory {path}", error) from error
     if not stat.S_ISDIR(status.st_mode):
         raise UnsafeDirectoryError(f"{path} is not a directory (a symlink is refused too)")
     if status.st_uid != os.geteuid():

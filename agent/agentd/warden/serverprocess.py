@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 
 from agentd.core.contract import Message
+from agentd.system.interpreter import agentd_argv
 from agentd.warden.lines import LineChannel
 
 _FIRST_DELAY_S = 0.1
@@ -40,11 +40,11 @@ class ServerProcess:
         posix_spawn(3), not fork: nothing of the warden's memory is copied.
         """
         ours, theirs = socket.socketpair()
-        argv = [sys.executable, "-P", "-m", "agentd", "server", "--warden-fd", str(_CHANNEL_FD)]
+        argv = agentd_argv("server", "--warden-fd", str(_CHANNEL_FD))
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             self.pid = os.posix_spawn(
-                sys.executable,
+                argv[0],
                 argv,
                 os.environ,
                 file_actions=[

@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,9 @@ def test_a_relative_place_is_refused(
 ) -> None:
     """The agent works in / while its clients work elsewhere: they would not find each other."""
     monkeypatch.chdir(tmp_path)
-    paths = replace(places(tmp_path / "home"), **{place: path})
+    proper = places(tmp_path / "home")
+    named = {name: getattr(proper, name) for name in Paths.__slots__}
+    paths = Paths(**{**named, place: path})
 
     with pytest.raises(UnsafeDirectoryError, match="absolute path"):
         prepare(paths)

@@ -13,11 +13,11 @@ from grpc.aio import ServicerContext
 from agentapi.v1 import agent_service_pb2 as pb
 from agentapi.v1.agent_service_pb2_grpc import AgentServiceServicer
 from agentd import __version__
+from agentd.core.wire import API_LEVEL
 from agentd.paths import Paths
 from agentd.server.config import ConfigFile
 from agentd.server.edge.convert import timestamp
 from agentd.server.edge.errors import wire_text
-from agentd.server.edge.interceptor import API_LEVEL
 from agentd.server.runtime.supervisor import Supervisor
 
 _Context: TypeAlias = "ServicerContext[Any, Any]"

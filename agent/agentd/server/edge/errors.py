@@ -22,6 +22,8 @@ STATUS_CODES = MappingProxyType(
         "job-not-found": grpc.StatusCode.NOT_FOUND,
         "wrong-state": grpc.StatusCode.FAILED_PRECONDITION,
         "api-level-mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+        "version-mismatch": grpc.StatusCode.FAILED_PRECONDITION,
+        "port-refused": grpc.StatusCode.FAILED_PRECONDITION,
         "disk-full": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "resource-exhausted": grpc.StatusCode.RESOURCE_EXHAUSTED,
         "draining": grpc.StatusCode.UNAVAILABLE,

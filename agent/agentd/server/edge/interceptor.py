@@ -13,18 +13,26 @@ import structlog
 from grpc.aio import AbortError, ServerInterceptor, ServicerContext
 
 from agentd import __version__
-from agentd.errors import AgentError, ApiLevelMismatchError, DrainingError
+from agentd.core.wire import API_LEVEL, window_complaint
+from agentd.errors import (
+    AgentError,
+    ApiLevelMismatchError,
+    DrainingError,
+    VersionMismatchError,
+)
 from agentd.server.edge import errors
 
 #: Metadata by which a client says which level of the wire it speaks.
 API_LEVEL_KEY = "agentctl-api-level"
-#: What this agent's wire can do. Grows with a change that an older client cannot live with.
-API_LEVEL = 1
+#: Metadata by which a client says its version: one minor version apart is understood.
+VERSION_KEY = "agentctl-version"
 
 #: RPCs that change something: worth a line each. Reads are many, and are debug.
 _MUTATIONS = frozenset(
     {"SubmitJob", "StopJob", "SignalJob", "PauseJob", "ResumeJob", "RemoveJob", "StopAgent"}
 )
+#: Who asks for the version, or ends an agent to bring another, must not be refused for his own.
+_ANY_VERSION = frozenset({"GetAgentInfo", "StopAgent"})
 _DRAINING = "the agent is stopping; try again in a moment"
 _NO_DETAIL = "internal error; the agent's log says more (agentctl agent logs)"
 
@@ -50,10 +58,10 @@ class Gate:
             task.cancel()
 
     @contextmanager
-    def following(self, request: Any) -> Iterator[None]:  # noqa: ANN401  # any message
-        """Within it, the current call is a stream; `close` ends one that follows."""
+    def following(self, *, endless: bool) -> Iterator[None]:
+        """Within it, the current call is a stream; `close` ends one that is endless."""
         task = asyncio.current_task()
-        if task is None or not getattr(request, "follow", False):
+        if task is None or not endless:
             yield
             return
         self._followers.add(task)
@@ -68,12 +76,13 @@ class Gate:
         finally:
             self._followers.discard(task)
 
-    def admit(self, context: _Context) -> None:
-        """Let the call in.
+    def admit(self, name: str, context: _Context) -> None:
+        """Let the call of the method `name` in.
 
         Raises:
             DrainingError: The agent is stopping.
             ApiLevelMismatchError: The client speaks another level.
+            VersionMismatchError: It is of a version too far from this agent's.
 
         """
         if self.draining:
@@ -84,6 +93,10 @@ class Gate:
                     f"the client speaks API level {_text(value)}, this agent (version "
                     f"{__version__}) level {API_LEVEL}; install the same version on both sides"
                 )
+            if key == VERSION_KEY and name not in _ANY_VERSION:
+                complaint = window_complaint(_text(value), __version__)
+                if complaint:
+                    raise VersionMismatchError(complaint)
 
 
 def _text(value: str | bytes) -> str:
@@ -117,6 +130,12 @@ class EdgeInterceptor(ServerInterceptor):
 
     def _wrap(self, path: str, handler: _Handler) -> _Handler:
         name = path.rpartition("/")[2]
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._both_ways(name, handler.stream_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(name, handler.unary_stream),
@@ -133,7 +152,7 @@ class EdgeInterceptor(ServerInterceptor):
         async def call(request: Any, context: _Context) -> Any:  # noqa: ANN401  # same
             line = _Line(name, request)
             try:
-                self._gate.admit(context)
+                self._gate.admit(name, context)
                 response = await behaviour(request, context)
             except BaseException as error:  # noqa: BLE001  # `_end_badly` raises it or its status
                 await _end_badly(line, error, context)
@@ -146,14 +165,28 @@ class EdgeInterceptor(ServerInterceptor):
         async def call(request: Any, context: _Context) -> AsyncIterator[Any]:  # noqa: ANN401  # same
             line = _Line(name, request)
             try:
-                self._gate.admit(context)
-                with self._gate.following(request):
+                self._gate.admit(name, context)
+                with self._gate.following(endless=getattr(request, "follow", False)):
                     async with aclosing(behaviour(request, context)) as items:
                         async for item in items:
                             yield item
             except GeneratorExit:
                 line.write("CANCELLED")
                 raise
+            except BaseException as error:  # noqa: BLE001  # `_end_badly` raises it or its status
+                await _end_badly(line, error, context)
+            line.write("OK")
+
+        return call
+
+    def _both_ways(self, name: str, behaviour: Any) -> Any:  # noqa: ANN401  # opaque, see _Handler
+        async def call(requests: Any, context: _Context) -> None:  # noqa: ANN401  # same
+            line = _Line(name, None)
+            try:
+                self._gate.admit(name, context)
+                # It lasts as long as two others like it to.
+                with self._gate.following(endless=True):
+                    await behaviour(requests, context)
             except BaseException as error:  # noqa: BLE001  # `_end_badly` raises it or its status
                 await _end_badly(line, error, context)
             line.write("OK")

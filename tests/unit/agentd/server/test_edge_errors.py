@@ -21,10 +21,17 @@ from agentapi.v1.job_service_pb2_grpc import (
     JobServiceStub,
     add_JobServiceServicer_to_server,
 )
+from agentd import __version__
 from agentd import errors as tree
+from agentd.core.wire import API_LEVEL
 from agentd.errors import AgentError, JobNotFoundError, SystemCallError, WrongStateError
 from agentd.server.edge import errors
-from agentd.server.edge.interceptor import API_LEVEL, API_LEVEL_KEY, EdgeInterceptor, Gate
+from agentd.server.edge.interceptor import (
+    API_LEVEL_KEY,
+    VERSION_KEY,
+    EdgeInterceptor,
+    Gate,
+)
 
 if TYPE_CHECKING:
     # Only the stubs know of it: at run time one class serves both kinds of channel.
@@ -222,6 +229,27 @@ def test_a_client_of_another_level_is_told_so(
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert reason_of(caught.value) == "api-level-mismatch"
             assert f"level {API_LEVEL}" in (caught.value.details() or "")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("version", "welcome"), [(__version__, True), ("99.0.0", False)])
+def test_a_client_too_far_from_this_version_is_told_so(
+    tmp_path: Path, version: str, *, welcome: bool
+) -> None:
+    """One line that says what to do."""
+
+    async def scenario() -> None:
+        async with served(tmp_path) as at:
+            metadata = ((VERSION_KEY, version),)
+            if welcome:
+                await at.stub.GetJob(pb.GetJobRequest(), metadata=metadata)
+                return
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await at.stub.GetJob(pb.GetJobRequest(), metadata=metadata)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert reason_of(caught.value) == "version-mismatch"
+            assert "agentctl host upgrade HOST" in (caught.value.details() or "")
 
     asyncio.run(scenario())
 

@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_a_state_directory_has_one_agent(tmp_path: Path) -> None:
 def test_a_runtime_directory_has_one_agent(tmp_path: Path) -> None:
     """Another state directory needs another one: the line says how."""
     paths = make_paths(tmp_path)
-    other = replace(paths, state_dir=f"{tmp_path}/other")
+    other = Paths(f"{tmp_path}/other", paths.runtime_dir, paths.config_file)
     prepare(other)
     warden(paths)
 
