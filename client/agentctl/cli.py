@@ -45,6 +45,10 @@ SECTIONS = {
         "resume": "Let paused jobs go on.",
         "rm": "Delete jobs that are over.",
     },
+    "Hosts": {
+        "host": "Set servers up over SSH, and look after them.",
+        "forward": "Bring ports of a host, or of a job, to this machine.",
+    },
     "The agent": {
         "agent": "Start, stop and look at the agent.",
         "completion": "Print the completion script of a shell.",
@@ -59,6 +63,10 @@ _INTRODUCTION = """Jobs that cannot be lost: they outlive your terminal and your
   agentctl ls
   agentctl logs -f train
   agentctl stop train
+
+\b
+  agentctl host add gpu1
+  agentctl -H gpu1 submit -- python train.py
 
 A JOB is an id, or a name that only one job can be meant by. The agent that minds
 the jobs is started by the first command that needs it.

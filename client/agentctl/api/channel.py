@@ -6,117 +6,64 @@ restarted agent would seem away for that time. So a broken channel is dropped, t
 reads change nothing and every mutation carries an idempotency key, so that asking twice is
 safe. A stream is opened again from where its reader stands, and only the explicit end that
 the agent sends is an end. The patience of 15 s begins anew with every sign of life.
+
+Over a network the link breaks far more often than the agent ends. There a frozen peer is found
+out in seconds, a stream that has stood once is patient without end, and whoever asked is told
+when it lasts: nobody is better served by an error than by the next byte.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
 from agentapi.v1.job_service_pb2_grpc import JobServiceStub
+from agentctl import __version__
 from agentctl.api.faults import Fault
-from agentctl.errors import AgentctlError, ClientClosedError, TryAgainError, WrongAgentError
+from agentctl.api.line import ONCE_TIMEOUT_S, Line, open_channel, refuse_another
+from agentctl.api.patience import PATIENCE_S, Patience
+from agentctl.errors import (
+    AgentctlError,
+    ClientClosedError,
+    HostUnreachableError,
+    TryAgainError,
+    WrongAgentError,
+)
 from agentctl.link import Link
+
+if TYPE_CHECKING:
+    from agentctl.api.trouble import OnNotice, Trouble
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 #: What this client speaks; the agent refuses another level.
 API_LEVEL = 1
-_METADATA = (("agentctl-api-level", str(API_LEVEL)),)
+METADATA = (("agentctl-api-level", str(API_LEVEL)), ("agentctl-version", __version__))
 
-PATIENCE_S = 15.0
 #: More than the slowest sane answer: a submit waits for a disk.
 CALL_TIMEOUT_S = 60.0
-#: Whoever asks once has another way if there is no answer.
-_ONCE_TIMEOUT_S = 10.0
-_FIRST_PAUSE_S = 0.02
-_LONGEST_PAUSE_S = 0.5
 #: A stream that stood this long was a sign of life, even if nothing was said on it.
 _STOOD_S = 1.0
-_MAX_MESSAGE_BYTES = 16 << 20
 _CLOSED = "this client was closed; make a new one"
-
-_OPTIONS = (
-    ("grpc.default_authority", "localhost"),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # Keepalive alone needs a minute to notice a frozen peer: its answer has a time-out of its own.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.ping_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    # A new channel must not share the broken connection of the old one.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-)
-
-
-def _quoted(path: str) -> str:
-    """Return the path as a part of a URI, where percent and space mean something."""
-    if path.isascii() and path.replace("/", "").replace("-", "").replace(".", "").isalnum():
-        return path
-    import urllib.parse
-
-    return urllib.parse.quote(path)
-
-
-class Line(NamedTuple):
-    """One channel and its stub, which takes 0.2 ms to make."""
-
-    channel: grpc.Channel
-    jobs: JobServiceStub
-
-
-class Patience:
-    """How long to go on trying, and with what pauses. The time begins with the first failure."""
-
-    def __init__(self, total_s: float = PATIENCE_S) -> None:
-        """Give up `total_s` seconds after the first failure since the last sign of life."""
-        self._total_s = total_s
-        self.renew()
-
-    def renew(self) -> None:
-        """Forget the failures so far: there was a sign of life."""
-        self._deadline_s: float | None = None
-        self._pause_s = 0.0
-
-    @property
-    def was_needed(self) -> bool:
-        """Whether something has failed since the last sign of life."""
-        return self._deadline_s is not None
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until it ends; never negative."""
-        if self._deadline_s is None:
-            return self._total_s
-        return max(0.0, self._deadline_s - time.monotonic())
-
-    def spend(self, error: AgentctlError) -> None:
-        """Pause before the next attempt; raise `error` if the time is over."""
-        if self._deadline_s is None:
-            self._deadline_s = time.monotonic() + self._total_s
-        if self.left_s <= 0:
-            raise error
-        time.sleep(min(self._pause_s, self.left_s))
-        self._pause_s = min(max(self._pause_s * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
 
 
 class Connection:
     """The channel to one agent. Safe to use from several threads."""
 
-    def __init__(self, link: Link, patience_s: float = PATIENCE_S) -> None:
-        """Go through `link`; connects at the first call."""
+    def __init__(
+        self, link: Link, patience_s: float = PATIENCE_S, on_notice: OnNotice | None = None
+    ) -> None:
+        """Go through `link`; connects at the first call.
+
+        `on_notice` is told, in any thread, when a remote host is out of reach for more than
+        2 s, and when it is back.
+        """
         self.link = link
         self._patience_s = patience_s
         self._lock = threading.Lock()
@@ -124,14 +71,36 @@ class Connection:
         self._connecting = threading.Lock()
         self._line: Line | None = None
         self._closed = False
+        #: Whether this agent was ever heard of.
+        self._stood = False
+        self._trouble = _trouble_of(link, on_notice)
 
     def close(self) -> None:
         """End every call and the connection. May be called twice."""
         with self._lock:
             self._closed = True
             line, self._line = self._line, None
+        if self._trouble is not None:
+            self._trouble.drop()
         if line is not None:
             line.channel.close()
+        if self.link.is_remote:
+            self._close_link()
+
+    def _close_link(self) -> None:
+        if self._connecting.acquire(blocking=False):
+            try:
+                self.link.close()
+            finally:
+                self._connecting.release()
+        else:
+            # Somebody waits for a host that is away: whoever leaves does not wait with him.
+            threading.Thread(target=self.link.close, daemon=True).start()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a remote host that has answered before is out of reach now."""
+        return self._trouble is not None and self._trouble.is_on
 
     def line(self, patience_s: float) -> Line:
         """Return the channel and its stub, made now if there is none.
@@ -146,25 +115,41 @@ class Connection:
             line = self._current()
             if line is not None:
                 return line
-            channel = self._open(Patience(patience_s))
-            line = Line(channel, JobServiceStub(channel))
+            line = self._open_noting(patience_s)
             with self._lock:
                 if not self._closed:
                     self._line = line
                     return line
-        channel.close()
+        line.channel.close()
         raise ClientClosedError(_CLOSED)
 
-    def _open(self, patience: Patience) -> grpc.Channel:
+    def _open_noting(self, patience_s: float) -> Line:
+        """Open a line, and note for a remote host whether it failed."""
+        if self._trouble is None:
+            return self._open(Patience(patience_s))
+        from agentctl.api.wake import WAKE_WATCH
+
+        try:
+            line = self._open(Patience(patience_s))
+        except TryAgainError as error:
+            self._lost(str(error))
+            raise
+        self._trouble.end()
+        WAKE_WATCH.add(self)
+        return line
+
+    def _open(self, patience: Patience) -> Line:
         while True:
             path = self.link.connect(patience.left_s)
-            channel = grpc.insecure_channel(f"unix:{_quoted(path)}", options=_OPTIONS)
+            channel = open_channel(path, is_remote=self.link.is_remote)
             expected = self.link.doubt(path)
             try:
-                if expected is not None:
-                    _refuse_another(channel, path, expected)
+                # After a loss only an answer proves that the host is back.
+                if expected is not None or self.is_lost:
+                    refuse_another(channel, path, expected, METADATA)
             except grpc.RpcError as error:
                 channel.close()
+                self.link.broken(path)
                 fault = Fault(error)
                 if self._closed or not fault.is_passing:
                     raise fault.to_error() from None
@@ -173,7 +158,7 @@ class Connection:
                 channel.close()
                 raise
             else:
-                return channel
+                return Line(channel, JobServiceStub(channel), path)
 
     def _current(self) -> Line | None:
         with self._lock:
@@ -181,13 +166,28 @@ class Connection:
                 raise ClientClosedError(_CLOSED)
             return self._line
 
-    def drop(self, line: Line) -> None:
-        """Forget a broken channel, unless somebody already replaced it."""
+    def drop(self, line: Line, why: AgentctlError | None = None) -> None:
+        """Forget a channel, unless somebody already replaced it; `why`: its link is broken."""
         with self._lock:
             if self._line is not line:
                 return
             self._line = None
+            if why is not None:
+                # Before anybody can ask the link again.
+                self.link.broken(line.path)
+                self._lost(str(why))
         line.channel.close()
+
+    def woke(self) -> None:
+        """Distrust the channel: this machine has slept, and what it led to may be gone."""
+        with self._lock:
+            line = self._line
+        if line is not None:
+            self.drop(line, TryAgainError("this machine was asleep"))
+
+    def _lost(self, why: str) -> None:
+        if self._trouble is not None and self._stood and not self._closed:
+            self._trouble.begin(why)
 
     def call(
         self,
@@ -216,15 +216,30 @@ class Connection:
         request: Request,
     ) -> Response:
         patience = Patience(self._patience_s)
+        unknown = False
         while True:
-            line = self.line(patience.left_s)
             try:
-                return method(line)(request, timeout=CALL_TIMEOUT_S, metadata=_METADATA)
-            except grpc.RpcError as error:
-                self._recover(Fault(error), line, patience)
-            except ValueError as error:
-                # How gRPC says that another thread has just closed this channel.
-                self._replaced(line, error, patience)
+                line = self._line_for(patience)
+                if line is None:
+                    continue
+                try:
+                    answer = method(line)(request, timeout=CALL_TIMEOUT_S, metadata=METADATA)
+                except grpc.RpcError as error:
+                    fault = Fault(error)
+                    unknown = unknown or not fault.reason
+                    self._recover(fault, line, patience)
+                except ValueError as error:
+                    # How gRPC says that another thread has just closed this channel.
+                    self._replaced(line, error, patience)
+                else:
+                    self._stood = True
+                    return answer
+            except (TryAgainError, HostUnreachableError) as error:
+                if not (unknown and self.link.is_remote):
+                    raise
+                from agentctl.api.outcome import with_unknown_outcome
+
+                raise with_unknown_outcome(error, request, self.link.host) from None
 
     def call_once(
         self,
@@ -234,7 +249,7 @@ class Connection:
         """Make one call and never again. Raises AgentctlError."""
         try:
             channel = self.line(self._patience_s).channel
-            return method(channel)(request, timeout=_ONCE_TIMEOUT_S, metadata=_METADATA)
+            return method(channel)(request, timeout=ONCE_TIMEOUT_S, metadata=METADATA)
         except grpc.RpcError as error:
             raise Fault(error).to_error() from None
 
@@ -243,28 +258,39 @@ class Connection:
         method: Callable[[JobServiceStub], grpc.UnaryStreamMultiCallable[Request, Response]],
         request: Callable[[], Request],
         timeout_s: float | None = None,
+        *,
+        endless: bool = True,
     ) -> Generator[Response, None, None]:
         """Yield what the agent sends; opened again with `request()` whenever it is cut.
 
         `request` must return one that begins where the reader stands; it is asked after the
         reader took the last item. The caller ends the iteration at the agent's explicit end.
+        With `endless` a lost link to a remote host that has answered before is waited for
+        without end; anything else only as long as a call would be.
 
         Raises:
             TryAgainError: With `timeout_s`, when that time is over.
             AgentctlError: What the agent answered, or that it did not.
 
         """
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         patience = Patience(self._patience_s)
         while True:
-            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            wait_s = patience.left_s if left_s is None else min(left_s, patience.left_s)
-            line = self.line(wait_s)
+            left_s = max(0.0, deadline_s - time.monotonic())
+            line = self._line_for(patience, deadline_s if endless else None, most_s=left_s)
+            if line is None:
+                continue
             opened_s = time.monotonic()
+            left_s = max(0.0, deadline_s - opened_s)
             try:
-                call = method(line.jobs)(request(), timeout=left_s, metadata=_METADATA)
+                call = method(line.jobs)(
+                    request(),
+                    timeout=None if left_s == math.inf else left_s,
+                    metadata=METADATA,
+                )
                 try:
                     for response in call:
+                        self._stood = True
                         patience.renew()
                         yield response
                 finally:
@@ -273,38 +299,70 @@ class Connection:
                         patience.renew()
                 patience.spend(TryAgainError("the agent ended the answer too early; try again"))
             except grpc.RpcError as error:
-                self._recover(Fault(error), line, patience)
+                self._recover(Fault(error), line, patience, deadline_s if endless else None)
             except ValueError as error:
-                self._replaced(line, error, patience)
+                self._replaced(line, error, patience, deadline_s if endless else None)
 
-    def _recover(self, fault: Fault, line: Line, patience: Patience) -> None:
+    def _line_for(
+        self, patience: Patience, until_s: float | None = None, *, most_s: float = math.inf
+    ) -> Line | None:
+        """Return the line, or None after a pause in which a lost link may have healed."""
+        waits = self._waits_for_ever(until_s)
+        wait_s = min(self._patience_s if waits else patience.left_s, most_s)
+        if not self.link.is_remote:
+            return self.line(wait_s)
+        try:
+            return self.line(wait_s)
+        except TryAgainError as error:
+            self._endure(error, patience, until_s)
+            return None
+
+    def _waits_for_ever(self, until_s: float | None) -> bool:
+        return until_s is not None and self._stood and self.link.is_remote
+
+    def _endure(self, error: AgentctlError, patience: Patience, until_s: float | None) -> None:
+        """Pause before the next attempt; raise `error` if there is to be none."""
+        if until_s is None or not self._waits_for_ever(until_s):
+            patience.spend(error)
+            return
+        left_s = until_s - time.monotonic()
+        if left_s <= 0:
+            raise error
+        patience.linger(left_s)
+
+    def _recover(
+        self, fault: Fault, line: Line, patience: Patience, until_s: float | None = None
+    ) -> None:
         if self._closed:
             raise ClientClosedError(_CLOSED) from None
+        error = fault.to_error()
         if not fault.is_passing:
-            error = fault.to_error()
             error.asked_before = patience.was_needed
             raise error from None
-        if fault.is_cut:
+        if not fault.is_cut:
+            patience.spend(error)
+        elif fault.reason:
+            # The agent itself said it: nothing is wrong with the way to it.
             self.drop(line)
-        patience.spend(fault.to_error())
+            patience.spend(error)
+        else:
+            self.drop(line, error)
+            self._endure(error, patience, until_s)
 
-    def _replaced(self, line: Line, error: ValueError, patience: Patience) -> None:
+    def _replaced(
+        self, line: Line, error: ValueError, patience: Patience, until_s: float | None = None
+    ) -> None:
         with self._lock:
             if self._line is line:
                 raise error
-        patience.spend(TryAgainError("the connection was closed under the call; try again"))
+        closed = TryAgainError("the connection was closed under the call; try again")
+        self._endure(closed, patience, until_s)
 
 
-def _refuse_another(channel: grpc.Channel, path: str, state_dir: str) -> None:
-    """Raise WrongAgentError unless the agent there minds `state_dir`; else grpc.RpcError."""
-    from agentapi.v1.agent_service_pb2 import GetAgentInfoRequest
-    from agentapi.v1.agent_service_pb2_grpc import AgentServiceStub
+def _trouble_of(link: Link, on_notice: OnNotice | None) -> Trouble | None:
+    """Return where the loss of a remote link is noted; None for this machine."""
+    if not link.is_remote:
+        return None
+    from agentctl.api.trouble import Trouble
 
-    info = AgentServiceStub(channel).GetAgentInfo(
-        GetAgentInfoRequest(), timeout=_ONCE_TIMEOUT_S, metadata=_METADATA
-    )
-    if os.path.realpath(info.state_dir) != os.path.realpath(state_dir):
-        raise WrongAgentError(
-            f"the agent at {path} belongs to the state directory {info.state_dir}, "
-            f"not to {state_dir}; set AGENTD_RUNTIME_DIR too"
-        )
+    return Trouble(link.host, on_notice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,13 +13,11 @@ from agentapi.v1 import job_service_pb2 as wire
 from agentapi.v1.job_pb2 import Job as WireJob
 from agentctl.api.amounts import seconds_of, several, text_pairs, to_ns, whole_of
 from agentctl.api.channel import Connection
-from agentctl.api.convert import event_from_wire, job_from_wire, state_to_wire, time_from_wire
+from agentctl.api.convert import job_from_wire, state_to_wire, time_from_wire
 from agentctl.errors import (
     AmbiguousNameError,
     InvalidSpecError,
     JobNotFoundError,
-    TryAgainError,
-    WaitTimeoutError,
 )
 from agentctl.link import open_link
 from agentctl.model import AgentInfo, Chunk, Event, Job, JobState, LogItem, signal_number
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
 
     from agentctl.api.draft import Draft, Text
     from agentctl.api.logs import LogQuery
+    from agentctl.api.trouble import OnNotice
     from agentctl.guard import Guard
 
 _MAX_UINT64 = 2**64 - 1
@@ -45,27 +43,47 @@ class Client:
     """The agent of one host. Cheap, thread-safe, and heals its own connection.
 
     A call that is cut because the agent restarts is made again for up to 15 s, under one
-    idempotency key, so that nothing is done twice; streams go on where they stood. Every
-    method raises `AgentctlError` or a subclass, and nothing else, for what the agent says.
+    idempotency key, so that nothing is done twice; streams go on where they stood, however
+    long a host over SSH is out of reach. Every method raises `AgentctlError` or a subclass,
+    and nothing else, for what the agent says.
     """
 
-    def __init__(self, host: str | None = None, *, start_agent: bool = True) -> None:
+    def __init__(
+        self,
+        host: str | None = None,
+        *,
+        start_agent: bool = True,
+        on_notice: OnNotice | None = None,
+    ) -> None:
         """Use the agent of `host`; None and "local" are this machine. Connects at first use.
 
         Args:
-            host: Name of the host.
-            start_agent: Start the agent of this machine when none runs.
+            host: Name of the host, as `agentctl host add` was given it.
+            start_agent: Start the agent there when none runs.
+            on_notice: Called in any thread with `LinkLost` once a remote host has been out of
+                reach for 2 s, and with `LinkBack` when it answers again.
 
         Raises:
-            HostUnreachableError: The host is not this machine: SSH comes in a later version.
+            HostUnreachableError: No host of this name was added.
 
         """
-        self._connection = Connection(open_link(host, start_agent=start_agent))
+        link = open_link(host, start_agent=start_agent)
+        self._connection = Connection(link, on_notice=on_notice)
 
     @property
     def host(self) -> str:
         """The name people gave the host."""
         return self._connection.link.host
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a network lies between here and the host."""
+        return self._connection.link.is_remote
+
+    @property
+    def connection(self) -> Connection:
+        """What the calls go through, for the other modules of this package."""
+        return self._connection
 
     def close(self) -> None:
         """End every call and the connection; jobs go on. May be called twice."""
@@ -253,35 +271,12 @@ class Client:
             JobNotFoundError: There is no such job, or it was removed meanwhile.
 
         """
+        from agentctl.api.watch import wait_for
+
         if timeout_s is not None:
             timeout_s = seconds_of("timeout_s", timeout_s)
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        request = wire.WatchJobsRequest(job_ids=[_checked_id(job_id)], follow=True)
-        watch = self._connection.stream(lambda stub: stub.WatchJobs, lambda: request, timeout_s)
-        try:
-            for response in watch:
-                if (item := self._watched(response)) is not None:
-                    if seen is not None:
-                        seen(item)
-                    job = item.job if isinstance(item, Event) else item
-                    if job.is_over:
-                        return job
-                if response.WhichOneof("item") == "fin":
-                    break
-        except TryAgainError:
-            if deadline_s is None or time.monotonic() < deadline_s:
-                raise
-            raise WaitTimeoutError(f"job {job_id} is not over after {timeout_s:g} s") from None
-        return self.get(job_id)
-
-    def _watched(self, response: wire.WatchJobsResponse) -> Job | Event | None:
-        match response.WhichOneof("item"):
-            case "snapshot":
-                return self._job(response.snapshot)
-            case "event":
-                return event_from_wire(response.event, self.host)
-            case _:
-                return None
+        over = wait_for(self._connection, _checked_id(job_id), timeout_s, seen)
+        return self.get(job_id) if over is None else over
 
     def logs(
         self,
@@ -338,27 +333,17 @@ class Client:
             job_ids: Only events of these jobs; with `follow`, end when all are over.
 
         """
+        from agentctl.api.watch import events_of
+
         cursor = whole_of("after_seq", after_seq, _MAX_UINT64)
         chosen = [_checked_id(job_id) for job_id in several("job_ids", job_ids)]
-
-        def request() -> wire.WatchJobsRequest:
-            return wire.WatchJobsRequest(job_ids=chosen, after_seq=cursor, follow=follow)
-
-        for response in self._connection.stream(lambda stub: stub.WatchJobs, request):
-            match response.WhichOneof("item"):
-                case "event":
-                    yield event_from_wire(response.event, self.host)
-                    cursor = response.event.seq
-                case "fin":
-                    return
+        return events_of(self._connection, chosen, cursor, follow=follow)
 
     def last_event_seq(self) -> int:
         """Return the cursor of the newest event."""
-        request = wire.WatchJobsRequest(after_seq=2**63 - 1)
-        watch = self._connection.stream(lambda stub: stub.WatchJobs, lambda: request)
-        last = next(item.fin.last_seq for item in watch if item.WhichOneof("item") == "fin")
-        watch.close()
-        return last
+        from agentctl.api.watch import last_event_seq
+
+        return last_event_seq(self._connection)
 
     def stop(self, job_id: int, grace: str | float | None = None) -> Job:
         """Begin to stop the whole tree: SIGTERM, `grace`, SIGKILL. Returns at once.

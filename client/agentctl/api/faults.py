@@ -25,6 +25,8 @@ _BY_REASON: dict[str, type[AgentctlError]] = {
     "already-running": errors.RefusedError,
     "unsafe-directory": errors.UnsafeDirectoryError,
     "api-level-mismatch": errors.ApiLevelMismatchError,
+    "version-mismatch": errors.ApiLevelMismatchError,
+    "port-refused": errors.RefusedError,
 }
 
 _BY_CODE: dict[grpc.StatusCode, type[AgentctlError]] = {

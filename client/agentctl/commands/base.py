@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from agentctl.words import told
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client
+    from agentctl.api.trouble import Notice
     from agentctl.render.color import Palette
 
 
@@ -24,50 +25,145 @@ class Settings:
     def __init__(self) -> None:
         """Begin with nothing said."""
         self.host: str | None = None
+        self.all_hosts = False
         self.json = False
+
+    @property
+    def several(self) -> bool:
+        """Whether several hosts are meant. Cheap: most often there is nothing to look at."""
+        return self.all_hosts or "," in (self._named()[0] or "")
 
     def chosen_host(self) -> str | None:
         """Return the host meant: -H, $AGENTCTL_HOST, the configuration's default, or None.
 
         Raises:
             HostUnreachableError: It cannot be reached; the message says who named it.
+            InvalidSpecError: Several are named.
 
         """
+        host, source = self._named()
+        if host and "," in host:
+            raise InvalidSpecError(
+                f"{source} names several hosts, {host!r}: those go with ls, events and wait; "
+                "name one with -H"
+            )
+        try:
+            _check_host(host, source)
+        except HostUnreachableError:
+            # Only a person can be asked, and only then is the verb loaded that could do it.
+            from agentctl.commands.host import offer_to_add
+
+            if not (host and offer_to_add(host)):
+                raise
+        return host
+
+    def chosen_hosts(self) -> tuple[str, ...]:
+        """Return all hosts meant, each once, in the order given; "local" is this machine.
+
+        Raises:
+            HostUnreachableError: One of them is not set up; the message says who named it.
+            InvalidSpecError: A name is empty, or --all-hosts came with -H.
+
+        """
+        from agentctl.link import LOCAL
+
+        if self.all_hosts:
+            if self.host:
+                raise InvalidSpecError("-H and --all-hosts exclude each other; choose one")
+            from agentctl.link.book import HostBook
+
+            return (LOCAL, *(host.name for host in HostBook.of_environment().all()))
+        named, source = self._named()
+        hosts = tuple(dict.fromkeys(part.strip() for part in (named or LOCAL).split(",")))
+        for host in hosts:
+            if not host:
+                raise InvalidSpecError(f"{source}: {named!r} has an empty name; write a,b,c")
+            _check_host(host, source)
+        return hosts
+
+    def _named(self) -> tuple[str | None, str]:
+        """Return what was said, and where."""
+        if self.host:
+            return self.host, "-H"
         import os
 
+        host = os.environ.get("AGENTCTL_HOST")
+        if host:
+            return host, "$AGENTCTL_HOST"
         from agentctl.config import default_host
-        from agentctl.link import check_host
         from agentctl.paths import default_paths
 
-        host, source = self.host, "-H"
-        if not host:
-            host, source = os.environ.get("AGENTCTL_HOST"), "$AGENTCTL_HOST"
-        if not host:
-            source = default_paths(os.environ).config_file
-            host = default_host(source)
-        try:
-            check_host(host)
-        except HostUnreachableError as error:
-            raise HostUnreachableError(f"{error} (the host was named by {source})") from None
-        return host
+        config_file = default_paths(os.environ).config_file
+        return default_host(config_file), config_file
 
     def client(self, *, start_agent: bool = True) -> Client:
         """Return the SDK's client for the chosen host. Raises HostUnreachableError."""
-        import gc
+        return client_of(self.chosen_host(), start_agent=start_agent)
 
-        with _without("ssl"):
-            # gRPC imports asyncio, and that OpenSSL if it can: 6 ms for what is never used here.
-            from agentctl.api.client import Client
+    def clients(self, *, quiet: bool = False) -> Callable[[str], Client]:
+        """Return what makes the client of any of several hosts, in any thread.
 
-        # From here on a command may run for days.
-        gc.freeze()
-        gc.enable()
-        return Client(self.chosen_host(), start_agent=start_agent)
+        With --all-hosts the agent of this machine is asked if it runs, and not started.
+        """
+        load_client()
+
+        def make(host: str) -> Client:
+            from agentctl.link import is_local
+
+            start_agent = not (self.all_hosts and is_local(host))
+            return client_of(host, start_agent=start_agent, quiet=quiet)
+
+        return make
 
     def refuse_json(self, instead: str) -> None:
         """Raise InvalidSpecError if --json was given to a verb whose output is not a listing."""
         if self.json:
             raise InvalidSpecError(f"--json: {instead}")
+
+
+def client_of(host: str | None, *, start_agent: bool = True, quiet: bool = False) -> Client:
+    """Return the SDK's client for `host`.
+
+    It says on stderr when a host is out of reach for long, unless it is to be `quiet`.
+    """
+    load_client()
+    from agentctl.api.client import Client
+
+    return Client(host, start_agent=start_agent, on_notice=None if quiet else _tell_notice)
+
+
+def load_client() -> None:
+    """Load the SDK; to be called before threads make clients."""
+    if "agentctl.api.client" in sys.modules:
+        return
+    import gc
+
+    with _without("ssl"):
+        # gRPC imports asyncio, and that OpenSSL if it can: 6 ms for what is never used here.
+        import agentctl.api.client  # noqa: F401  # loaded for those who come after
+    # From here on a command may run for days.
+    gc.freeze()
+    gc.enable()
+
+
+def _tell_notice(notice: Notice) -> None:
+    from agentctl.api.trouble import LinkLost
+    from agentctl.render.table import printable
+    from agentctl.render.units import format_duration
+
+    if isinstance(notice, LinkLost):
+        say(f"agentctl: reconnecting to {notice.host} ... ({printable(notice.why)})")
+    else:
+        say(f"agentctl: {notice.host} is back after {format_duration(notice.away_s)}")
+
+
+def _check_host(host: str | None, source: str) -> None:
+    from agentctl.link import check_host
+
+    try:
+        check_host(host)
+    except HostUnreachableError as error:
+        raise HostUnreachableError(f"{error} (the host was named by {source})") from None
 
 
 @contextmanager
@@ -87,6 +183,21 @@ def _without(module: str) -> Iterator[None]:
 def _keep_host(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.ensure_object(Settings).host = value
+
+
+def _keep_all_hosts(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001  # click's signature
+    if value:
+        ctx.ensure_object(Settings).all_hosts = True
+
+
+#: For verbs that can ask several hosts at once.
+all_hosts_option = click.option(
+    "--all-hosts",
+    is_flag=True,
+    expose_value=False,
+    callback=_keep_all_hosts,
+    help="Ask this machine and every host that was added.",
+)
 
 
 def _keep_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001  # click's signature
@@ -186,9 +297,25 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Write one line to stderr in any case, after what stands before it on stdout."""
     flush()
+    say(text)
+
+
+def say(text: str) -> None:
+    """Write one line to stderr in any case and at once, from any thread."""
     if sys.stderr is not None:
         sys.stderr.write(f"{told(text)}\n")
         sys.stderr.flush()
+
+
+def on_host(host: str, command: str) -> str:
+    """Return the line that runs `command`, without its first word, on this host. Pure."""
+    from agentctl.link import is_local
+
+    if is_local(host):
+        return f"agentctl {command}"
+    import shlex
+
+    return f"agentctl -H {shlex.quote(host)} {command}"
 
 
 def palette() -> Palette:

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from agentctl.api.logs import LogQuery
-from agentctl.commands.base import note, warn
+from agentctl.commands.base import note, on_host, warn
 from agentctl.commands.copying import STDERR, STDOUT, LogCopy
 from agentctl.commands.pauses import pauses_told
 from agentctl.commands.status import shell_status
@@ -82,10 +82,8 @@ def _copy_quietly(client: Client, copy: LogCopy) -> None:
 
 
 def _detach_or_stop(client: Client, job: Job, copies: list[LogCopy]) -> int:
-    warn(
-        f"\ndetached: job {job.id} goes on; agentctl logs -f {job.id} to come back; "
-        "Ctrl-C again within 2 s stops it"
-    )
+    back = on_host(client.host, f"logs -f {job.id}")
+    warn(f"\ndetached: job {job.id} goes on; {back} to come back; Ctrl-C again within 2 s stops it")
     try:
         time.sleep(_SECOND_WITHIN_S)
     except KeyboardInterrupt:

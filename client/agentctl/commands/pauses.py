@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agentctl.commands.base import warn
+from agentctl.commands.base import on_host, warn
 from agentctl.errors import AgentctlError
 from agentctl.model import Event, Job, JobState
 from agentctl.render.table import printable
@@ -48,7 +48,8 @@ class PauseTeller:
             reason = f"{_BY_GUARD}: {reason}"
         if reason != self._told:
             self._told = reason
-            self._say(f"agentctl: job {job.id} is {printable(reason)}; agentctl resume {job.id}")
+            again = on_host(job.host, f"resume {job.id}")
+            self._say(f"agentctl: job {job.id} is {printable(reason)}; {again}")
 
 
 @contextmanager

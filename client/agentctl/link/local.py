@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import socket
-import stat
 import struct
 import sys
 import threading
@@ -26,6 +25,7 @@ from agentctl.errors import (
     UnsafeDirectoryError,
 )
 from agentctl.link import LOCAL
+from agentctl.link.private import is_private
 from agentctl.paths import MAX_SOCKET_PATH_BYTES, Paths, default_paths
 
 _FLOCK = struct.Struct("hhqqi4x")
@@ -39,6 +39,7 @@ class LocalLink:
     """The way to the agent of this machine and user."""
 
     host = LOCAL
+    is_remote = False
 
     def __init__(self, paths: Paths, *, start_agent: bool) -> None:
         """Use the agent of `paths`; with `start_agent` one is started where none runs."""
@@ -73,6 +74,12 @@ class LocalLink:
         # One start at a time, and none for those who waited for it.
         with _STARTING:
             return self._wait_or_start(time.monotonic() + patience_s)
+
+    def broken(self, path: str) -> None:
+        """Note nothing: every `connect` looks as deep as it can."""
+
+    def close(self) -> None:
+        """Let go of nothing: none is held."""
 
     def _wait_or_start(self, deadline_s: float) -> str:
         failure = TryAgainError(
@@ -163,7 +170,7 @@ def _answers(path: str) -> bool:
             f"the socket path {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; "
             "set AGENTD_RUNTIME_DIR to a shorter directory"
         )
-    if not _is_private(os.path.dirname(path)):
+    if not is_private(os.path.dirname(path)):
         return False
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     with probe:
@@ -171,21 +178,6 @@ def _answers(path: str) -> bool:
             probe.connect(path)
         except OSError:
             return False
-    return True
-
-
-def _is_private(directory: str) -> bool:
-    # Whoever else could put a socket there would be sent the caller's environment.
-    try:
-        status = os.lstat(directory)
-    except OSError:
-        return False
-    if not stat.S_ISDIR(status.st_mode):
-        raise UnsafeDirectoryError(f"{directory} is not a directory (a symlink is refused too)")
-    if status.st_uid != os.geteuid():
-        raise UnsafeDirectoryError(f"{directory} belongs to uid {status.st_uid}, not to you")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise UnsafeDirectoryError(f"{directory} is open to others; run: chmod 700 {directory}")
     return True
 
 

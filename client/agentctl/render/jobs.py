@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +36,9 @@ _COLUMNS_WITH_REASON = (
     Column("COMMAND", yields=True, share=4),
     Column("REASON"),
 )
+
+_HOST_COLUMN = Column("HOST", yields=True)
+_STATE_COLUMN = 2
 
 _STYLES = {
     JobState.QUEUED: "cyan",
@@ -138,6 +141,45 @@ def job_table(jobs: Sequence[Job], now: datetime, palette: Palette, width: int |
     with_reason = any(job.reason for job in jobs)
     rows = [_row(job, now, with_reason=with_reason) for job in jobs]
     columns = _COLUMNS_WITH_REASON if with_reason else _COLUMNS
+    return _painted(columns, rows, palette, width)
+
+
+def job_table_of_hosts(
+    jobs: Sequence[Job],
+    seen_at: Mapping[str, datetime],
+    now: datetime,
+    palette: Palette,
+    width: int | None,
+) -> list[str]:
+    """Return the same with a column for the host. Pure.
+
+    Jobs of a host in `seen_at` are told as they were then: nobody knows what became of them.
+    """
+    with_reason = any(job.reason for job in jobs)
+    rows = []
+    for job in jobs:
+        then = seen_at.get(job.host)
+        row = _row(job, then or now, with_reason=with_reason)
+        if then is not None and not job.is_over:
+            row[_STATE_COLUMN] = Cell(f"{state_text(job)} {format_age(then, now)} ago", "dim")
+        rows.append([Cell(printable(job.host)), *row])
+    columns = (_HOST_COLUMN, *(_COLUMNS_WITH_REASON if with_reason else _COLUMNS))
+    return _painted(columns, rows, palette, width)
+
+
+def absence_line(host: str, why: str, seen_at: datetime | None, now: datetime) -> str:
+    """Return one line about a host that did not answer, for the end of a listing. Pure."""
+    known = (
+        "it was never seen from here"
+        if seen_at is None
+        else f"last seen {format_age(seen_at, now)} ago"
+    )
+    return f"{printable(host)} does not answer, {known} ({printable(why)})"
+
+
+def _painted(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], palette: Palette, width: int | None
+) -> list[str]:
     return [
         join([palette.paint(cell.text, cell.style) for cell in row])
         for row in layout(columns, rows, width)
@@ -258,7 +300,7 @@ def candidates_text(jobs: Sequence[Job], now: datetime) -> str:
     )
 
 
-def event_line(event: Event, palette: Palette) -> str:
+def event_line(event: Event, palette: Palette, *, with_host: bool = False) -> str:
     """Return one line for an event. Pure."""
     name = f" ({printable(event.job.name)})" if event.job.name else ""
     # An end in the words of the listing, whatever the agent's own are.
@@ -267,6 +309,7 @@ def event_line(event: Event, palette: Palette) -> str:
         detail = "  ".join(filter(None, (_state_sentence(event.job), event.job.reason)))
     parts = [
         palette.paint(format_rfc3339(event.occurred_at, "milliseconds"), "dim"),
+        *([printable(event.job.host)] if with_host else []),
         f"job {event.job.id}{name}",
         palette.paint(printable(event.kind), "bold"),
         printable(detail),

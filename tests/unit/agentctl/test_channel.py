@@ -13,8 +13,9 @@ import pytest
 from agentapi.v1 import job_pb2
 from agentapi.v1 import job_service_pb2 as wire
 from agentctl import errors
-from agentctl.api.channel import Connection, Patience
+from agentctl.api.channel import Connection
 from agentctl.api.logs import LogQuery, read_log
+from agentctl.api.patience import Patience
 from agentctl.model import Chunk, Fin, Gap, GapReason
 from tests.unit.agentctl.wire_server import (
     Answer,

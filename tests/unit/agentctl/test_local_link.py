@@ -196,8 +196,9 @@ def test_an_agent_started_by_a_job_forgets_the_job(monkeypatch: pytest.MonkeyPat
     assert environment["AGENTCTL_CONFIG"] == "/c"
 
 
-def test_other_hosts_are_for_a_later_version() -> None:
-    """And the message says what to do."""
+def test_an_unknown_host_names_the_way_to_set_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine needs none."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/nonexistent")
     assert open_link(None).host == open_link("local").host == "local"
-    with pytest.raises(HostUnreachableError, match="later version"):
+    with pytest.raises(HostUnreachableError, match="run: agentctl host add gpu1"):
         open_link("gpu1")

@@ -58,11 +58,13 @@ class FixedLink:
     """A link to one socket; counts how often it was asked."""
 
     host = "local"
+    is_remote = False
 
     def __init__(self, path: str) -> None:
         """Lead to `path`."""
         self.path = path
         self.connects = 0
+        self.breaks = 0
 
     def connect(self, patience_s: float) -> str:
         """Return the path."""
@@ -73,6 +75,14 @@ class FixedLink:
         """Know the agent."""
         assert path == self.path
         return None
+
+    def broken(self, path: str) -> None:
+        """Count it."""
+        assert path == self.path
+        self.breaks += 1
+
+    def close(self) -> None:
+        """Hold nothing."""
 
 
 @contextmanager

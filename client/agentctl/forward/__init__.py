@@ -1,0 +1,1 @@
+"""Ports of a host at a port of this machine, through the agent's own connection."""

@@ -1,0 +1,1 @@
+"""The hosts over SSH that this client knows, and how a server is made one of them."""

@@ -1,0 +1,210 @@
+"""The route where sshd forbids forwarding: one `agentd bridge` for each connection.
+
+gRPC connects to sockets, so this process listens at one of its own in the runtime directory.
+Each connection becomes a session of the master, which itself reads and writes the pipes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING
+
+from agentctl.link.local import agent_environment
+from agentctl.link.ssh import state
+from agentctl.link.ssh.process import look
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+#: The end of the name of such a socket: KEY-PID-TICKS.bridge
+_SUFFIX = ".bridge"
+_PIPE_BYTES = 1 << 20
+#: The most that start-up files may print before the mark.
+_LONGEST_NOISE_BYTES = 4 << 20
+#: How long the far end has to follow when the near end is gone.
+_LINGER_S = 2.0
+#: struct ucred (unix(7)): pid, uid, gid.
+_UCRED = struct.Struct("iII")
+
+
+class Bridge:
+    """A listening socket of this process behind which the far agent answers. Thread-safe."""
+
+    def __init__(self, directory: str, key: str, command: Callable[[str], list[str]]) -> None:
+        """Listen, with `command(mark)` as what leads to the agent once `mark` was printed.
+
+        Raises OSError.
+        """
+        sweep(directory, key)
+        self._command = command
+        self._lock = threading.Lock()
+        self._children: set[Popen[bytes]] = set()
+        self._is_closed = False
+        me = look(os.getpid())
+        ticks = 0 if me is None else me.process.started_ticks
+        unique = secrets.token_hex(2)
+        self.path = f"{directory}/{key[:8]}-{os.getpid()}-{ticks}-{unique}{_SUFFIX}"
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._listener.bind(self.path)
+        self._listener.listen(16)
+        atexit.register(self.close)
+        threading.Thread(target=self._accept, name="agentctl-bridge", daemon=True).start()
+
+    def close(self) -> None:
+        """End every connection and remove the socket. May be called twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            children = list(self._children)
+        atexit.unregister(self.close)
+        state.forget(self.path)
+        # A close alone would not wake the thread that accepts.
+        try:
+            self._listener.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._listener.close()
+        for child in children:
+            child.kill()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            if _uid_of(connection) != os.geteuid():
+                connection.close()
+                continue
+            serve = threading.Thread(
+                target=self._serve, args=(connection,), name="agentctl-relay", daemon=True
+            )
+            serve.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        mark = secrets.token_hex(16)
+        with connection:
+            child = self._launch(self._command(mark))
+            if child is None:
+                return
+            try:
+                _relay(connection, child, mark)
+            finally:
+                with self._lock:
+                    self._children.discard(child)
+                child.kill()
+                if child.stdout is not None:
+                    child.stdout.close()
+                child.wait()
+
+    def _launch(self, command: list[str]) -> Popen[bytes] | None:
+        import subprocess
+
+        with self._lock:
+            if self._is_closed:
+                return None
+            try:
+                child = subprocess.Popen(
+                    command,
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    # Why it failed is asked anew, by whoever finds that it did.
+                    stderr=subprocess.DEVNULL,
+                    env=agent_environment(),
+                    cwd="/",
+                    # Ctrl-C is for whoever follows a log, who may want to say good-bye first.
+                    start_new_session=True,
+                    pipesize=_PIPE_BYTES,
+                )
+            except OSError:
+                return None
+            self._children.add(child)
+            return child
+
+
+def sweep(directory: str, key: str) -> None:
+    """Remove the sockets of processes that were killed before they could."""
+    for name in os.listdir(directory):
+        if not name.startswith(key[:8]) or not name.endswith(_SUFFIX):
+            continue
+        _, pid, ticks, _ = name.split("-")
+        stat = look(int(pid))
+        if stat is None or stat.process.started_ticks != int(ticks):
+            state.forget(f"{directory}/{name}")
+
+
+def _uid_of(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    uid: int = _UCRED.unpack(credentials)[1]
+    return uid
+
+
+def _relay(connection: socket.socket, child: Popen[bytes], mark: str) -> None:
+    """Copy both ways until the far end is at its own."""
+    assert child.stdin is not None  # noqa: S101  # both were asked for above
+    assert child.stdout is not None  # noqa: S101  # same
+    # What is written before the mark could be read by a start-up file.
+    if not _skip_noise(connection, child.stdout.fileno(), mark):
+        child.stdin.close()
+        return
+    # Its own number for the socket: this thread may still write when the other one is done.
+    upward = (connection.dup(), child.stdin, child)
+    up = threading.Thread(target=_move_up, args=upward, name="agentctl-relay-up", daemon=True)
+    up.start()
+    _move(child.stdout.fileno(), connection.fileno())
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+def _move_up(source: socket.socket, sink: IO[bytes], child: Popen[bytes]) -> None:
+    import subprocess
+
+    with source, sink:
+        _move(source.fileno(), sink.fileno())
+    try:
+        # HTTP/2 never closes one half alone: an end here is the end of all.
+        child.wait(_LINGER_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def _move(source: int, sink: int) -> None:
+    """Copy bytes until the source is at its end or the sink takes no more."""
+    buffer = memoryview(bytearray(_PIPE_BYTES))
+    try:
+        while count := os.readv(source, [buffer]):
+            left = buffer[:count]
+            while left:
+                left = left[os.write(sink, left) :]
+    except OSError:
+        pass
+
+
+def _skip_noise(connection: socket.socket, source: int, mark: str) -> bool:
+    """Read to the end of the line with the mark; hand on what was read behind it."""
+    sought = f"{mark} ".encode()
+    got = b""
+    while len(got) < _LONGEST_NOISE_BYTES:
+        chunk = os.read(source, 65536)
+        if not chunk:
+            return False
+        got += chunk
+        _, found, rest = got.partition(sought)
+        _, ended, behind = rest.partition(b"\n")
+        if found and ended:
+            try:
+                connection.sendall(behind)
+            except OSError:
+                return False
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Several hosts asked at once, and what is still known of those that do not answer."""

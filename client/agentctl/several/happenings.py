@@ -1,0 +1,111 @@
+"""`events` over several hosts: their streams side by side, or merged by time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agentctl.errors import AgentctlError, AgentNotRunningError
+from agentctl.several.asking import Answered, Silent, ask_all
+from agentctl.several.references import read_references
+
+if TYPE_CHECKING:
+    from agentctl.api.client import Client
+    from agentctl.model import Event
+
+#: One that says nothing for so long cannot be asked now.
+_WAIT_S = 20.0
+#: A host whose events nobody takes away waits: they stay with its agent.
+_MOST_WAITING = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which events of which hosts."""
+
+    #: The jobs asked for by host; an empty list means all of them.
+    jobs: Mapping[str, Sequence[str]]
+    #: Only this many of the last ones, and what comes after. None: all there are.
+    tail: int | None
+    follow: bool
+
+    @classmethod
+    def of(
+        cls, hosts: Sequence[str], jobs: Sequence[str], tail: int | None, *, follow: bool
+    ) -> Question:
+        """Return the question for these hosts, or only for those whose jobs are named.
+
+        Raises:
+            InvalidSpecError: A job does not say of which host it is.
+
+        """
+        if not jobs:
+            return cls(dict.fromkeys(hosts, ()), tail, follow)
+        named: dict[str, list[str]] = {}
+        for reference in read_references(jobs, hosts):
+            named.setdefault(reference.host, []).append(reference.job)
+        return cls(named, tail, follow)
+
+
+def events_of_hosts(
+    question: Question, client_of: Callable[[str], Client]
+) -> Iterator[Event | Silent]:
+    """Yield events, and each host that could not be asked, or not to the end.
+
+    Followed ones come as they happen; others are merged by the clocks of their hosts, oldest
+    first, with the silent hosts last. `client_of` is called in several threads at once.
+    """
+    return _followed(question, client_of) if question.follow else _merged(question, client_of)
+
+
+def _merged(question: Question, client_of: Callable[[str], Client]) -> Iterator[Event | Silent]:
+    def ask(host: str) -> list[Event]:
+        return list(_events(question, host, client_of))
+
+    answers = ask_all(ask, dict.fromkeys(question.jobs, _WAIT_S))
+    events = [e for answer in answers if isinstance(answer, Answered) for e in answer.value]
+    # Stable: of one host and one moment they stay in their own order.
+    events.sort(key=lambda event: event.occurred_at)
+    yield from events if question.tail is None else events[max(0, len(events) - question.tail) :]
+    yield from (answer for answer in answers if isinstance(answer, Silent))
+
+
+def _followed(question: Question, client_of: Callable[[str], Client]) -> Iterator[Event | Silent]:
+    events: queue.Queue[Event | Silent | Exception | None] = queue.Queue(_MOST_WAITING)
+
+    def follow(host: str) -> None:
+        try:
+            for event in _events(question, host, client_of):
+                events.put(event)
+        except AgentctlError as error:
+            events.put(Silent(host, error))
+        except Exception as error:  # noqa: BLE001  # a fault of ours: raised again where it is seen
+            events.put(error)
+        events.put(None)
+
+    for host in question.jobs:
+        threading.Thread(target=follow, args=(host,), daemon=True).start()
+    running = len(question.jobs)
+    while running:
+        item = events.get()
+        if item is None:
+            running -= 1
+        elif isinstance(item, Exception):
+            raise item
+        else:
+            yield item
+
+
+def _events(question: Question, host: str, client_of: Callable[[str], Client]) -> Iterator[Event]:
+    try:
+        with client_of(host) as client:
+            chosen = [client.find(job).id for job in question.jobs[host]]
+            last = 0 if question.tail is None else client.last_event_seq()
+            after_seq = 0 if question.tail is None else max(0, last - question.tail)
+            yield from client.events(follow=question.follow, after_seq=after_seq, job_ids=chosen)
+    except AgentNotRunningError:
+        # Only where none was to be started: then nothing happens there either.
+        return
