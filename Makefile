@@ -37,6 +37,8 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml
 # Hogs are compiled; the test machine is made of Debian's packages and emulated.
 RIG := cc:gcc /usr/include/stdio.h:libc6-dev qemu-system-x86_64:qemu-system-x86 \
 	mmdebstrap:mmdebstrap /sbin/mke2fs:e2fsprogs
+# A real sshd of ours, with login shells that are none of sh's family, and network namespaces.
+SSH_RIG := /usr/sbin/sshd:openssh-server ssh:openssh-client tcsh:tcsh fish:fish /sbin/ip:iproute2
 
 FORCE:
 
@@ -46,7 +48,7 @@ demo: $(VENV)/.package
 # A skipped test is a failed one here: what a test needs is installed, or this target fails.
 test: $(VENV)/.dev
 	@sh tests/helpers/need.sh mount:mount dbus-daemon:dbus-daemon \
-		/usr/lib/systemd/systemd:systemd $(RIG)
+		/usr/lib/systemd/systemd:systemd $(RIG) $(SSH_RIG)
 	AGENT_TEST_STRICT=1 $(BIN)/python -m pytest $(ARGS) $(TESTS)
 
 # `make -k lint` goes on after the first complaint.
@@ -69,8 +71,8 @@ lint-protos: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@sh tests/helpers/need.sh --try tsp:task-spooler tmux:tmux supervisord:supervisor conmon:conmon \
-		earlyoom:earlyoom nohang:nohang
-	@sh tests/helpers/need.sh $(RIG)
+		earlyoom:earlyoom nohang:nohang autossh:autossh
+	@sh tests/helpers/need.sh $(RIG) $(SSH_RIG)
 	$(BIN)/python -m tests.bench $(ONLY)
 
 protos: $(VENV)/.dev

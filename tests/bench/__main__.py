@@ -26,6 +26,10 @@ NAMES = (
     "guardlimit",
     "guardcalm",
     "guardcost",
+    "link",
+    "cuts",
+    "hosts",
+    "forward",
     "vm",
 )
 

@@ -207,7 +207,7 @@ import sys
 import agentctl.api.channel as channel
 from agentctl.cli import main
 
-channel._METADATA = (("agentctl-api-level", "99"),)
+channel.METADATA = (("agentctl-api-level", "99"),)
 sys.argv = ["agentctl", "ls"]
 sys.exit(main())
 """
