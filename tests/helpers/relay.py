@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.helpers.agent import Agent
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import dawdle, wait_until
 
 if TYPE_CHECKING:
     from agentctl import Client
@@ -126,7 +126,7 @@ class RelayLink:
         while not can_connect(self._path):
             if time.monotonic() > deadline_s:
                 raise TryAgainError("nobody is there")
-            time.sleep(0.01)
+            dawdle(0.01)
         return self._path
 
     def doubt(self, path: str) -> str | None:
