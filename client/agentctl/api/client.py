@@ -19,7 +19,7 @@ from agentctl.errors import (
     InvalidSpecError,
     JobNotFoundError,
 )
-from agentctl.link import open_link
+from agentctl.link import on_host, open_link
 from agentctl.model import AgentInfo, Chunk, Event, Job, JobState, LogItem, signal_number
 from agentctl.words import is_text, told
 
@@ -181,12 +181,14 @@ class Client:
         """Do as `submit`, with everything asked for in one value."""
         from agentctl.api.draft import to_wire
 
-        request = wire.SubmitJobRequest(idempotency_key=_new_key(), spec=to_wire(draft))
+        request = wire.SubmitJobRequest(
+            idempotency_key=_new_key(), spec=to_wire(draft, is_remote=self.is_remote)
+        )
         return self._job(self._connection.call(lambda stub: stub.SubmitJob, request).job)
 
     def get(self, job_id: int) -> Job:
         """Return the job. Raises JobNotFoundError."""
-        request = wire.GetJobRequest(job_id=_checked_id(job_id))
+        request = wire.GetJobRequest(job_id=_checked_id(job_id, self.host))
         return self._job(self._connection.call(lambda stub: stub.GetJob, request).job)
 
     def find(self, reference: str | int) -> Job:
@@ -204,7 +206,7 @@ class Client:
             return self.get(int(text))
         found = self.list(name=text, recent=_CANDIDATES) if text else []
         if not found:
-            raise _no_such_name(text)
+            raise _no_such_name(text, self.host)
         active = [job for job in found if not job.is_over]
         meant = active or found
         if len(meant) > 1:
@@ -241,7 +243,7 @@ class Client:
         """Yield the same as `list`, page by page."""
         request = wire.ListJobsRequest(
             states=[state_to_wire(_checked_state(state)) for state in several("states", states)],
-            name=_checked_name(name),
+            name=_checked_name(name, self.host),
             labels=text_pairs("label", labels),
             current_only=recent is not None,
             recent_limit=0 if recent is None else whole_of("recent", recent, _MAX_UINT32),
@@ -275,7 +277,7 @@ class Client:
 
         if timeout_s is not None:
             timeout_s = seconds_of("timeout_s", timeout_s)
-        over = wait_for(self._connection, _checked_id(job_id), timeout_s, seen)
+        over = wait_for(self._connection, _checked_id(job_id, self.host), timeout_s, seen)
         return self.get(job_id) if over is None else over
 
     def logs(
@@ -315,7 +317,7 @@ class Client:
         """Yield `Chunk` and `Gap` in order of offset, then one `Fin`."""
         from agentctl.api.logs import read_log
 
-        _checked_id(query.job_id)
+        _checked_id(query.job_id, self.host)
         return read_log(self._connection, query.checked())
 
     def events(
@@ -336,7 +338,7 @@ class Client:
         from agentctl.api.watch import events_of
 
         cursor = whole_of("after_seq", after_seq, _MAX_UINT64)
-        chosen = [_checked_id(job_id) for job_id in several("job_ids", job_ids)]
+        chosen = [_checked_id(job_id, self.host) for job_id in several("job_ids", job_ids)]
         return events_of(self._connection, chosen, cursor, follow=follow)
 
     def last_event_seq(self) -> int:
@@ -361,7 +363,7 @@ class Client:
             wait = Duration()
             wait.FromNanoseconds(to_ns(seconds_of("grace", grace)))
         request = wire.StopJobRequest(
-            idempotency_key=_new_key(), job_id=_checked_id(job_id), grace=wait
+            idempotency_key=_new_key(), job_id=_checked_id(job_id, self.host), grace=wait
         )
         return self._job(self._connection.call(lambda stub: stub.StopJob, request).job)
 
@@ -376,23 +378,29 @@ class Client:
         except ValueError as error:
             raise InvalidSpecError(f"signal: {error}") from None
         request = wire.SignalJobRequest(
-            idempotency_key=_new_key(), job_id=_checked_id(job_id), signal_number=checked
+            idempotency_key=_new_key(), job_id=_checked_id(job_id, self.host), signal_number=checked
         )
         return self._job(self._connection.call(lambda stub: stub.SignalJob, request).job)
 
     def pause(self, job_id: int) -> Job:
         """SIGSTOP the whole tree. Raises WrongStateError."""
-        request = wire.PauseJobRequest(idempotency_key=_new_key(), job_id=_checked_id(job_id))
+        request = wire.PauseJobRequest(
+            idempotency_key=_new_key(), job_id=_checked_id(job_id, self.host)
+        )
         return self._job(self._connection.call(lambda stub: stub.PauseJob, request).job)
 
     def resume(self, job_id: int) -> Job:
         """Let a paused job go on. Raises WrongStateError."""
-        request = wire.ResumeJobRequest(idempotency_key=_new_key(), job_id=_checked_id(job_id))
+        request = wire.ResumeJobRequest(
+            idempotency_key=_new_key(), job_id=_checked_id(job_id, self.host)
+        )
         return self._job(self._connection.call(lambda stub: stub.ResumeJob, request).job)
 
     def remove(self, job_id: int) -> None:
         """Delete a job that is over, its output included. Raises WrongStateError."""
-        request = wire.RemoveJobRequest(idempotency_key=_new_key(), job_id=_checked_id(job_id))
+        request = wire.RemoveJobRequest(
+            idempotency_key=_new_key(), job_id=_checked_id(job_id, self.host)
+        )
         try:
             self._connection.call(lambda stub: stub.RemoveJob, request)
         except JobNotFoundError as error:
@@ -454,24 +462,27 @@ def _new_key() -> str:
     return os.urandom(16).hex()
 
 
-def _checked_id(job_id: int) -> int:
+def _checked_id(job_id: int, host: str) -> int:
     if isinstance(job_id, bool) or not isinstance(job_id, int):
         raise InvalidSpecError(f"job id: {job_id!r} is not a number; names go through find()")
     if not 0 < job_id <= _MAX_UINT64:
-        raise JobNotFoundError(f"no job has the id {job_id}; agentctl ls --all lists them")
+        raise JobNotFoundError(
+            f"no job has the id {job_id}; {on_host(host, 'ls --all')} lists them"
+        )
     return job_id
 
 
-def _checked_name(name: str | None) -> str:
+def _checked_name(name: str | None, host: str) -> str:
     if name is not None and not isinstance(name, str):
         raise InvalidSpecError(f"name: {name!r} is not text")
     if name and not is_text(name):
-        raise _no_such_name(name)
+        raise _no_such_name(name, host)
     return name or ""
 
 
-def _no_such_name(name: str) -> JobNotFoundError:
-    return JobNotFoundError(told(f"no job has the name {name!r}; agentctl ls --all lists them"))
+def _no_such_name(name: str, host: str) -> JobNotFoundError:
+    lists = f"{on_host(host, 'ls --all')} lists them"
+    return JobNotFoundError(told(f"no job has the name {name!r}; {lists}"))
 
 
 def _checked_state(state: JobState | str) -> JobState:

@@ -1,7 +1,8 @@
 """What a submit asks for, checked here and put into the wire's form.
 
 A local job gets what `nohup` would give it: the caller's environment, directory, umask and
-resource limits.
+resource limits. One on another host gets what `ssh host command` would: the home, environment
+and limits of a login there; nothing of the caller's leaves this machine unless it was asked for.
 Whatever is refused here never reaches the agent; the agent checks again.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentapi.v1 import job_pb2
@@ -72,30 +73,35 @@ class Draft:
         return _real(self.output) != _real(self.error)
 
 
-def to_wire(draft: Draft) -> job_pb2.JobSpec:
-    """Return the wire's form, with the caller's environment, directory, umask and limits.
+def to_wire(draft: Draft, *, is_remote: bool = False) -> job_pb2.JobSpec:
+    """Return the wire's form; for an agent of this machine with what the caller has.
 
     Raises:
         InvalidSpecError: Something is not what it may be; the message names it.
 
     """
+    path_of = _path_there if is_remote else _path
     spec = job_pb2.JobSpec(
         argv=_argv(draft.argv),
-        cwd=_directory(draft.cwd),
         name=_name(draft.name),
         labels=text_pairs("label", draft.labels),
+        as_login=is_remote,
     )
-    for name, value in _environment(draft.env or {}).items():
+    environment = _added(draft.env or {})
+    if is_remote:
+        spec.cwd = b"" if draft.cwd is None else path_of("cwd", draft.cwd)
+        environment = _terminal_type(draft) | environment
+    else:
+        spec.cwd = _directory(draft.cwd)
+        environment = _own_environment() | environment
+        _add_process_limits(spec)
+    for name, value in environment.items():
         spec.environment.add(name=name, value=value)
     _refuse_too_long(spec)
     _set_limits(spec, draft)
-    _set_output(spec, draft)
+    _set_output(spec, draft, path_of)
     if draft.stdin is not None:
-        spec.stdin_path = _path("stdin", draft.stdin)
-    umask = current_umask()
-    if umask is not None:
-        spec.umask = umask
-    _add_resource_limits(spec)
+        spec.stdin_path = path_of("stdin", draft.stdin)
     return spec
 
 
@@ -134,7 +140,7 @@ def _mem_action(word: str) -> MemAction:
         ) from None
 
 
-def _set_output(spec: job_pb2.JobSpec, draft: Draft) -> None:
+def _set_output(spec: job_pb2.JobSpec, draft: Draft, path_of: Callable[[str, Text], bytes]) -> None:
     ways = {
         "tty": draft.tty,
         "split_stderr": draft.split_stderr,
@@ -151,10 +157,10 @@ def _set_output(spec: job_pb2.JobSpec, draft: Draft) -> None:
     elif draft.split_stderr:
         spec.split.SetInParent()
     elif draft.output is not None:
-        spec.files.stdout_path = _path("output", draft.output)
+        spec.files.stdout_path = path_of("output", draft.output)
         spec.files.append = draft.append
         if draft.error is not None and draft.stderr_is_apart:
-            spec.files.stderr_path = _path("error", draft.error)
+            spec.files.stderr_path = path_of("error", draft.error)
     else:
         spec.merged.SetInParent()
 
@@ -199,6 +205,14 @@ def _path(what: str, path: Text) -> bytes:
     return os.path.abspath(data)
 
 
+def _path_there(what: str, path: Text) -> bytes:
+    """Return a path of another machine: what it begins at is known there alone."""
+    data = _encoded(what, path)
+    if not data:
+        raise InvalidSpecError(f"{what}: the path is empty")
+    return data
+
+
 def _directory(cwd: Text | None) -> bytes:
     try:
         return os.getcwdb() if cwd is None else _path("cwd", cwd)
@@ -222,13 +236,23 @@ def _name(name: str | None) -> str:
     return name
 
 
-def _environment(added: Mapping[str, str]) -> dict[bytes, bytes]:
-    if not isinstance(added, Mapping):
-        raise InvalidSpecError(f"env: {added!r} is not a mapping such as {{'NAME': 'value'}}")
+def _own_environment() -> dict[bytes, bytes]:
     # A job that submits a job does not pass its own marks on.
-    merged = {
+    return {
         name: value for name, value in os.environb.items() if not name.startswith(b"AGENTCTL_JOB_")
     }
+
+
+def _terminal_type(draft: Draft) -> dict[bytes, bytes]:
+    """Return what ssh passes on for a terminal (RFC 4254, 6.2): the name of its type."""
+    name = os.environb.get(b"TERM")
+    return {b"TERM": name} if draft.tty and name else {}
+
+
+def _added(added: Mapping[str, str]) -> dict[bytes, bytes]:
+    if not isinstance(added, Mapping):
+        raise InvalidSpecError(f"env: {added!r} is not a mapping such as {{'NAME': 'value'}}")
+    checked = {}
     for name, value in added.items():
         key = _encoded("env", name)
         if not key or b"=" in key:
@@ -236,8 +260,8 @@ def _environment(added: Mapping[str, str]) -> dict[bytes, bytes]:
         # The value is a secret: it must not stand in a message.
         if not isinstance(value, (str, bytes, os.PathLike)):
             raise InvalidSpecError(f"env {name}: the value is not text")
-        merged[key] = _encoded(f"env {name}", value)
-    return merged
+        checked[key] = _encoded(f"env {name}", value)
+    return checked
 
 
 def _refuse_too_long(spec: job_pb2.JobSpec) -> None:
@@ -262,8 +286,11 @@ def current_umask() -> int | None:
     return None
 
 
-def _add_resource_limits(spec: job_pb2.JobSpec) -> None:
-    """Add this process' limits, soft and hard (getrlimit(2))."""
+def _add_process_limits(spec: job_pb2.JobSpec) -> None:
+    """Add this process' umask and its limits, soft and hard (getrlimit(2))."""
+    umask = current_umask()
+    if umask is not None:
+        spec.umask = umask
     for constant in dir(resource):
         # OFILE is BSD's name of NOFILE.
         if not constant.startswith("RLIMIT_") or constant == "RLIMIT_OFILE":

@@ -160,8 +160,9 @@ class JobSpec(google.protobuf.message.Message):
     MEM_ACTION_FIELD_NUMBER: builtins.int
     PREEMPTIBLE_FIELD_NUMBER: builtins.int
     REQUEUE_LIMIT_FIELD_NUMBER: builtins.int
+    AS_LOGIN_FIELD_NUMBER: builtins.int
     cwd: builtins.bytes
-    """Absolute working directory on the host."""
+    """Absolute working directory on the host; see as_login."""
     name: builtins.str
     """Display name; need not be unique. Empty: none."""
     stdin_path: builtins.bytes
@@ -178,13 +179,17 @@ class JobSpec(google.protobuf.message.Message):
     """Whether it is the first to go when the host runs out of memory."""
     requeue_limit: builtins.int
     """How often the job is submitted again, in all, after the guard has ended it."""
+    as_login: builtins.bool
+    """The caller is on another machine: `environment` is added to what a login on the agent's host
+    has, and paths that are not absolute (an empty `cwd` too) begin at the user's home there.
+    """
     @property
     def argv(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
         """The program and its arguments; never empty, no NUL byte."""
 
     @property
     def environment(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___EnvironmentVariable]:
-        """The whole environment of the job. Never returned by any RPC."""
+        """The whole environment of the job, but see as_login. Never returned by any RPC."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
@@ -232,9 +237,10 @@ class JobSpec(google.protobuf.message.Message):
         mem_action: global___MemAction.ValueType = ...,
         preemptible: builtins.bool = ...,
         requeue_limit: builtins.int = ...,
+        as_login: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "files", b"files", "grace", b"grace", "log_retention_bytes", b"log_retention_bytes", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "output", b"output", "split", b"split", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "preemptible", b"preemptible", "requeue_limit", b"requeue_limit", "resource_limits", b"resource_limits", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_log_retention_bytes", b"_log_retention_bytes", "_mem_limit_bytes", b"_mem_limit_bytes", "_umask", b"_umask", "argv", b"argv", "as_login", b"as_login", "cwd", b"cwd", "environment", b"environment", "files", b"files", "grace", b"grace", "labels", b"labels", "log_retention_bytes", b"log_retention_bytes", "mem_action", b"mem_action", "mem_limit_bytes", b"mem_limit_bytes", "merged", b"merged", "name", b"name", "output", b"output", "preemptible", b"preemptible", "requeue_limit", b"requeue_limit", "resource_limits", b"resource_limits", "split", b"split", "stdin_path", b"stdin_path", "terminal", b"terminal", "timeout", b"timeout", "umask", b"umask"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_log_retention_bytes", b"_log_retention_bytes"]) -> typing.Literal["log_retention_bytes"] | None: ...
     @typing.overload

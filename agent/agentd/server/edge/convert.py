@@ -112,6 +112,7 @@ def draft(request: job_service_pb2.SubmitJobRequest) -> JobDraft:
             spec.log_retention_bytes if spec.HasField("log_retention_bytes") else None
         ),
         resource_limits={limit.name: _limits(limit) for limit in spec.resource_limits},
+        as_login=spec.as_login,
     )
 
 

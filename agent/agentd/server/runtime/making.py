@@ -14,6 +14,7 @@ from dataclasses import replace
 from agentd.core.guard.model import MemAction
 from agentd.core.job import FileOutput, JobSpec, Output
 from agentd.paths import Paths
+from agentd.server.runtime.login import as_after_login
 from agentd.server.runtime.markers import make_marker
 from agentd.server.runtime.model import Defaults, JobDraft
 from agentd.server.runtime.validate import validate
@@ -32,6 +33,8 @@ def make_job(
         SystemCallError: The kernel refuses; the same.
 
     """
+    if draft.as_login:
+        draft = as_after_login(draft)
     validate(draft)
     while True:
         spec = fill_in(draft, defaults, next_id())

@@ -91,6 +91,8 @@ class JobDraft:
     log_segment_bytes: int | None = None
     #: Soft and hard limits by name, as in `JobSpec`.
     resource_limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    #: The caller is on another machine: see `runtime.login`.
+    as_login: bool = False
 
 
 @dataclass(frozen=True, slots=True)
