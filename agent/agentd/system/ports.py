@@ -95,17 +95,33 @@ def _order(place: Place) -> tuple[bool, int, int, bytes]:
 
 
 def _places() -> dict[int, Place]:
-    """Return every listening socket of this network namespace by its inode."""
-    places: dict[int, Place] = {}
+    tables = []
     for name in ("tcp", "tcp6"):
         try:
-            table = read_whole(f"/proc/net/{name}")
+            tables.append(read_whole(f"/proc/net/{name}"))
         except FileNotFoundError:
             # A kernel without IPv6.
             continue
-        places.update(parse_tcp(table))
-    places.update(parse_unix(read_whole("/proc/net/unix")))
-    return places
+    return places_in(tables, read_whole("/proc/net/unix"))
+
+
+def places_in(tcp_tables: Iterable[bytes], unix_table: bytes) -> dict[int, Place]:
+    """Return every listening socket of this network namespace by its inode. Pure.
+
+    The kernel prints paths of unix sockets as they are: a newline in anybody's path makes a line
+    of his choice. So such a line never takes the place of another; and before a unix socket is
+    spoken to, its other end has to be asked who it is (SO_PEERCRED).
+    """
+    tcp: dict[int, Place] = {}
+    for table in tcp_tables:
+        tcp.update(parse_tcp(table))
+    unix: dict[int, Place] = {}
+    doubtful: set[int] = set()
+    for inode, place in parse_unix(unix_table):
+        if inode in unix:
+            doubtful.add(inode)
+        unix[inode] = place
+    return {inode: place for inode, place in unix.items() if inode not in doubtful} | tcp
 
 
 def parse_tcp(table: bytes) -> Iterator[tuple[int, TcpPort]]:
@@ -137,9 +153,15 @@ def parse_unix(table: bytes) -> Iterator[tuple[int, UnixPort]]:
         if len(fields) <= _UNIX_PATH or not fields[_UNIX_PATH].startswith(b"/"):
             # Without a path, abstract, or relative to somebody's directory.
             continue
-        stream = int(fields[_UNIX_TYPE], 16) == socket.SOCK_STREAM
-        if stream and int(fields[_UNIX_FLAGS], 16) & _ACCEPTS:
-            yield int(fields[_UNIX_INODE]), UnixPort(fields[_UNIX_PATH])
+        try:
+            stream = int(fields[_UNIX_TYPE], 16) == socket.SOCK_STREAM
+            accepts = int(fields[_UNIX_FLAGS], 16) & _ACCEPTS
+            inode = int(fields[_UNIX_INODE])
+        except ValueError:
+            # A part of somebody's path.
+            continue
+        if stream and accepts:
+            yield inode, UnixPort(fields[_UNIX_PATH])
 
 
 def _socket_inodes(pid: int, namespace: str) -> Iterator[int]:

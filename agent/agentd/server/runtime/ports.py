@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +23,8 @@ _CONNECT_WITHIN_S = 10.0
 #: Places of jobs that were found once: a look at all of /proc for each connection would be felt.
 _MOST_KNOWN = 1000
 _LOOPBACKS = ("127.0.0.1", "::1")
+#: struct ucred: pid, uid, gid.
+_UCRED = struct.Struct("3i")
 _LARGEST_PORT = 65535
 
 
@@ -145,6 +150,7 @@ async def _connect(place: Place) -> socket.socket:
         made, where = _socket_for(place)
         async with asyncio.timeout(_CONNECT_WITHIN_S):
             await asyncio.get_running_loop().sock_connect(made, where)
+        _refuse_strangers(made)
     except OSError as error:
         # TimeoutError is one too.
         why = error.strerror or "it does not answer"
@@ -154,6 +160,19 @@ async def _connect(place: Place) -> socket.socket:
         _close(made)
         raise
     return made
+
+
+def _refuse_strangers(made: socket.socket) -> None:
+    """Raise PermissionError if another user listens at a unix socket: anybody may make a path.
+
+    The kernel notes who called listen(2) (SO_PEERCRED, unix(7)).
+    """
+    if made.family != socket.AF_UNIX:
+        return
+    credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _, uid, _ = _UCRED.unpack(credentials)
+    if uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"uid {uid} listens there, not you")
 
 
 def _socket_for(place: Place) -> tuple[socket.socket, tuple[str, int] | bytes]:

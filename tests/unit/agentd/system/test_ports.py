@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from agentd.system.ports import Listening, TcpPort, UnixPort, listening, parse_tcp, parse_unix
+from agentd.system.ports import (
+    Listening,
+    TcpPort,
+    UnixPort,
+    listening,
+    parse_tcp,
+    parse_unix,
+    places_in,
+)
 
 _TCP = b"""\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -73,3 +81,32 @@ def _ours(number: int, directory: Path) -> list[TcpPort | UnixPort]:
 def test_a_process_that_is_not_there_listens_nowhere(pid: int) -> None:
     """It may have ended since it was listed."""
     assert listening([pid]) == []
+
+
+_HEAD = b"Num       RefCount Protocol Flags    Type St Inode Path\n"
+
+
+def _unix(inode: int, path: bytes) -> bytes:
+    return b"0000000000000000: 00000002 00000000 00010000 0001 01 %d %s\n" % (inode, path)
+
+
+def test_a_path_with_newlines_takes_nobodys_place() -> None:
+    """Anybody may bind such a path, and all inodes are public."""
+    tcp = b"head\n   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 77 1 0\n"
+    forged = _unix(5, b"/tmp/x\n" + _unix(77, b"/tmp/evil").rstrip())
+    again = _unix(6, b"/tmp/y\n" + _unix(9, b"/tmp/evil").rstrip())
+
+    places = places_in([tcp], _HEAD + _unix(9, b"/home/ada/own") + forged + again)
+
+    assert places[77] == TcpPort(8080, "127.0.0.1")
+    assert UnixPort(b"/tmp/evil") not in places.values()
+
+
+def test_a_line_that_is_none_is_passed_over() -> None:
+    """It may be a part of a path."""
+    odd = _unix(5, b"/tmp/x\na b c d e f g /tmp/z")
+
+    assert places_in([], _HEAD + odd + _unix(8, b"/tmp/w")) == {
+        5: UnixPort(b"/tmp/x"),
+        8: UnixPort(b"/tmp/w"),
+    }
