@@ -240,14 +240,29 @@ def test_a_client_without_a_master_never_logs_in(rig: SshRig, link: SshLink) -> 
 
 
 def test_a_stale_control_socket_is_no_hindrance(rig: SshRig, link: SshLink) -> None:
-    """Left by a master that was killed, or by one whose state was lost."""
+    """Left by a master that was killed before anybody wrote down which it is."""
     link.connect(30)
     old = master_pid(link)
     os.unlink(f"{link.master.directory}/{link.master.key}.master")
-    path = link.connect(30)
+    os.kill(old, signal.SIGKILL)
+    wait_gone({old})
 
-    assert state_dir_behind(path) == rig.server.state_dir
-    wait_gone({old}, what="the master nobody knew of any more")
+    assert state_dir_behind(link.connect(30)) == rig.server.state_dir
+    assert logins(rig) == 2
+
+
+def test_a_master_nobody_knows_of_is_adopted(rig: SshRig, link: SshLink) -> None:
+    """Whoever started it was killed before it was written down; frozen, it is replaced."""
+    link.connect(30)
+    old = master_pid(link)
+    os.unlink(f"{link.master.directory}/{link.master.key}.master")
+    assert state_dir_behind(link.connect(30)) == rig.server.state_dir
+    assert (master_pid(link), logins(rig)) == (old, 1)
+    os.unlink(f"{link.master.directory}/{link.master.key}.master")
+    os.kill(old, signal.SIGSTOP)
+
+    assert state_dir_behind(link.connect(30)) == rig.server.state_dir
+    wait_gone({old}, what="the master that was frozen")
 
 
 def test_a_master_ends_by_itself_when_nobody_uses_it(

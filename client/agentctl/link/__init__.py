@@ -52,12 +52,24 @@ class Link(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of what this process alone holds; others may go on. May be called twice."""
+        """Let go of what this process alone holds; others may go on. May be called twice.
+
+        Waits for nobody: a `connect` in another thread ends with an error.
+        """
 
 
 def is_local(host: str | None) -> bool:
     """Say whether this names the agent of this machine. Pure."""
     return host in (None, "", LOCAL)
+
+
+def on_host(host: str, command: str) -> str:
+    """Return the line that runs `command`, without its first word, on this host. Pure."""
+    if is_local(host):
+        return f"agentctl {command}"
+    import shlex
+
+    return f"agentctl -H {shlex.quote(host)} {command}"
 
 
 def check_host(host: str | None) -> None:

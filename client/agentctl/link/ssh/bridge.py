@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from agentctl.link.local import agent_environment
-from agentctl.link.ssh import state
+from agentctl.link.ssh import remote, state
 from agentctl.link.ssh.process import look
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _SUFFIX = ".bridge"
 _PIPE_BYTES = 1 << 20
 #: The most that start-up files may print before the mark.
 _LONGEST_NOISE_BYTES = 4 << 20
+#: How long the way to the agent may take; it may have to be started there.
+_MARK_WITHIN_S = 30.0
 #: How long the far end has to follow when the near end is gone.
 _LINGER_S = 2.0
 #: struct ucred (unix(7)): pid, uid, gid.
@@ -36,19 +39,26 @@ _UCRED = struct.Struct("iII")
 class Bridge:
     """A listening socket of this process behind which the far agent answers. Thread-safe."""
 
-    def __init__(self, directory: str, key: str, command: Callable[[str], list[str]]) -> None:
+    def __init__(
+        self,
+        directory: str,
+        key: str,
+        command: Callable[[str], list[str]],
+        meant: remote.FarAgent,
+    ) -> None:
         """Listen, with `command(mark)` as what leads to the agent once `mark` was printed.
 
-        Raises OSError.
+        A connection that would lead to another one than `meant` is closed. Raises OSError.
         """
         sweep(directory, key)
         self._command = command
+        self.meant = meant
         self._lock = threading.Lock()
         self._children: set[Popen[bytes]] = set()
         self._is_closed = False
         me = look(os.getpid())
         ticks = 0 if me is None else me.process.started_ticks
-        unique = secrets.token_hex(2)
+        unique = os.urandom(2).hex()
         self.path = f"{directory}/{key[:8]}-{os.getpid()}-{ticks}-{unique}{_SUFFIX}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._listener.bind(self.path)
@@ -89,13 +99,13 @@ class Bridge:
             serve.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        mark = secrets.token_hex(16)
+        mark = os.urandom(16).hex()
         with connection:
             child = self._launch(self._command(mark))
             if child is None:
                 return
             try:
-                _relay(connection, child, mark)
+                _relay(connection, child, mark, self.meant)
             finally:
                 with self._lock:
                     self._children.discard(child)
@@ -147,12 +157,14 @@ def _uid_of(connection: socket.socket) -> int:
     return uid
 
 
-def _relay(connection: socket.socket, child: Popen[bytes], mark: str) -> None:
+def _relay(
+    connection: socket.socket, child: Popen[bytes], mark: str, meant: remote.FarAgent
+) -> None:
     """Copy both ways until the far end is at its own."""
     assert child.stdin is not None  # noqa: S101  # both were asked for above
     assert child.stdout is not None  # noqa: S101  # same
     # What is written before the mark could be read by a start-up file.
-    if not _skip_noise(connection, child.stdout.fileno(), mark):
+    if not _is_greeted(connection, child.stdout.fileno(), mark, meant):
         child.stdin.close()
         return
     # Its own number for the socket: this thread may still write when the other one is done.
@@ -190,21 +202,51 @@ def _move(source: int, sink: int) -> None:
         pass
 
 
-def _skip_noise(connection: socket.socket, source: int, mark: str) -> bool:
+def _is_greeted(connection: socket.socket, source: int, mark: str, meant: remote.FarAgent) -> bool:
     """Read to the end of the line with the mark; hand on what was read behind it."""
-    sought = f"{mark} ".encode()
-    got = b""
-    while len(got) < _LONGEST_NOISE_BYTES:
+    line, behind = _marked_line(connection, source, f"{mark} ".encode())
+    hello = remote.hello_in(line, mark)
+    if hello is None or hello.agent != meant:
+        return False
+    try:
+        connection.sendall(behind)
+    except OSError:
+        return False
+    return True
+
+
+def _marked_line(connection: socket.socket, source: int, sought: bytes) -> tuple[bytes, bytes]:
+    """Return the line from `sought` to its end, and what was read behind it.
+
+    Both are empty if it does not come in time, or if nobody waits for it any more.
+    """
+    deadline_s = time.monotonic() + _MARK_WITHIN_S
+    kept = bytearray()
+    got_bytes, seen_bytes, is_found = 0, 0, False
+    while got_bytes < _LONGEST_NOISE_BYTES and _can_read(connection, source, deadline_s):
         chunk = os.read(source, 65536)
         if not chunk:
-            return False
-        got += chunk
-        _, found, rest = got.partition(sought)
-        _, ended, behind = rest.partition(b"\n")
-        if found and ended:
-            try:
-                connection.sendall(behind)
-            except OSError:
-                return False
-            return True
-    return False
+            break
+        got_bytes += len(chunk)
+        kept += chunk
+        if not is_found:
+            at = kept.find(sought)
+            is_found = at >= 0
+            # Of noise only what could be the beginning of the mark.
+            del kept[: at if is_found else max(0, len(kept) - len(sought) + 1)]
+        end = kept.find(b"\n", seen_bytes) if is_found else -1
+        if end >= 0:
+            return bytes(kept[: end + 1]), bytes(kept[end + 1 :])
+        seen_bytes = len(kept) if is_found else 0
+    return b"", b""
+
+
+def _can_read(connection: socket.socket, source: int, deadline_s: float) -> bool:
+    """Wait until the source has something; False: the connection or the time is at its end."""
+    poller = select.poll()
+    poller.register(source, select.POLLIN)
+    # Not what it sends, which may wait: only that it is gone.
+    poller.register(connection, select.POLLRDHUP)
+    left_ms = max(0.0, deadline_s - time.monotonic()) * 1000
+    ready = {descriptor for descriptor, _ in poller.poll(left_ms)}
+    return source in ready and connection.fileno() not in ready

@@ -5,25 +5,34 @@ and this is where it leads. No process is started and nothing is sent. Only what
 broken is looked at again, and only under the master's lock, by one process for all:
 
 - the forwarded socket greets: nothing was broken but the caller's connection;
-- it hangs up: the link lives, so the agent is asked for, started if need be, and the route
-  is chosen anew;
-- silence, or a master that is stopped: that master is killed and another one logs in.
+- it hangs up: the agent is asked for, started if need be, and the route is chosen anew;
+- silence: the agent is too slow, or stopped. Others share the master: it stays.
 
-The forward is made even where sshd forbids it: that it hangs up there says that the link lives.
+But first the link itself is asked, by a forward to nowhere, which must come back closed. Only
+if it does not, or the master is stopped, is that master killed and another one logs in.
+The forward is made even where sshd forbids it: what listens there is a mark of the route.
+
+Behind one destination another machine may answer after a new login. Its job 1 is another job:
+a process that has talked to one agent refuses the other; only a new process may take it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import secrets
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentctl.errors import AgentctlError, HostUnreachableError, TryAgainError
+from agentctl.errors import (
+    AgentctlError,
+    ClientClosedError,
+    HostUnreachableError,
+    TryAgainError,
+)
+from agentctl.link import on_host
 from agentctl.link.ssh import probe, remote, state
 from agentctl.link.ssh.master import CONNECT_WITHIN_S, FORWARD, ROUTE, Master
 from agentctl.link.ssh.process import Process
@@ -32,7 +41,8 @@ if TYPE_CHECKING:
     from agentctl.link.book import Host
     from agentctl.link.ssh.bridge import Bridge
 
-#: A link that says nothing for so long, after a call on it has failed, is taken for dead.
+#: A link that says nothing for so long, after a call on it has failed, is taken for dead;
+#: an agent, for one that will not answer for a while.
 _SILENCE_S = 2.0
 #: The same for a link that has just been made, on which nothing has failed yet.
 _FIRST_ANSWER_S = 10.0
@@ -46,6 +56,8 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 #: What `ssh -O forward` takes as it stands: no colon, no %, no ${...}.
 _PLAIN_PATH = re.compile(r"/[\w./+,=@-]+", re.ASCII)
+#: Nobody listens below /dev: what leads there hangs up, if the link lives.
+_NOWHERE = "/dev/null/agent"
 _FORWARD = "forward"
 _BRIDGE = "bridge"
 
@@ -59,6 +71,7 @@ class _Route(NamedTuple):
     #: The agent's own socket there.
     far: str
     is_bridge: bool
+    agent: remote.FarAgent
 
 
 class SshLink:
@@ -98,7 +111,10 @@ class SshLink:
         self._connecting = threading.Lock()
         self._suspect: _Route | None = None
         self._issued: _Route | None = None
+        #: Which agent this object has led to, for good.
+        self._agent: remote.FarAgent | None = None
         self._bridge: Bridge | None = None
+        self._is_closed = False
         self._connect_within_s = _FIRST_CONNECT_S
 
     @property
@@ -123,39 +139,64 @@ class SshLink:
             self._suspect = issued
 
     def close(self) -> None:
-        """Let go of this process' own listener; the master stays for others."""
-        with self._connecting:
-            bridge, self._bridge = self._bridge, None
-        if bridge is not None:
-            bridge.close()
+        """End this process' own sessions and listener; the master stays for others.
+
+        Waits for nobody: a `connect` that is under way fails, and does the rest.
+        """
+        self._is_closed = True
+        self.master.abandon()
+        if self._connecting.acquire(blocking=False):
+            try:
+                bridge, self._bridge = self._bridge, None
+            finally:
+                self._connecting.release()
+            if bridge is not None:
+                bridge.close()
 
     def connect(self, patience_s: float) -> str:
         """Return a socket behind which the agent answers. See `Link.connect`.
 
         Raises:
-            HostUnreachableError: A person has to mend something first.
+            HostUnreachableError: A person has to mend something first, or another agent
+                answers there than the one that this object has led to.
             TryAgainError: It did not work in time, and may later.
             AgentNotRunningError: None runs and this link must not start one.
             UnsafeDirectoryError: The runtime directory is not ours alone.
+            ClientClosedError: It was closed.
 
         """
-        with self._connecting:
-            return self._issue(self._warm() or self._repaired(time.monotonic() + patience_s))
+        try:
+            with self._connecting:
+                return self._issue(self._warm() or self._repaired(time.monotonic() + patience_s))
+        finally:
+            # Only now it is certain that either this or `close` itself sees it.
+            if self._is_closed:
+                self.close()
+                raise ClientClosedError("this client was closed; make a new one")
 
     def _issue(self, route: _Route) -> str:
+        # Another process may have taken the other machine meanwhile.
+        self._refuse_another(route.agent)
+        self._agent = route.agent
         self._issued = route
         self.master.was_there = True
         if not route.is_bridge:
             return route.local
-        return self._bridge_path() or self._listen()
+        return self._bridge_path() or self._listen(route.agent)
 
-    def _listen(self) -> str:
+    def _refuse_another(self, agent: remote.FarAgent) -> None:
+        if self._agent is not None and self._agent != agent:
+            raise remote.another_agent(self.host, agent, self._agent)
+
+    def _listen(self, agent: remote.FarAgent) -> str:
         from agentctl.link.ssh.bridge import Bridge
 
         if self._bridge is not None:
             self._bridge.close()
         try:
-            self._bridge = Bridge(self.master.directory, self.master.key, self._bridge_command)
+            self._bridge = Bridge(
+                self.master.directory, self.master.key, self._bridge_command, agent
+            )
         except OSError as error:
             raise HostUnreachableError(
                 f"cannot listen in {self.master.directory}: {error.strerror}"
@@ -189,8 +230,11 @@ class SshLink:
                 "local": str(local),
                 "far": str(far),
                 "route": "forward" | "bridge" as way,
+                "hostname": str(hostname),
+                "state_dir": str(state_dir),
             }:
-                return _Route(Process(pid, ticks), local, far, way == _BRIDGE)
+                agent = remote.FarAgent(hostname, state_dir)
+                return _Route(Process(pid, ticks), local, far, way == _BRIDGE, agent)
         return None
 
     def _repaired(self, deadline_s: float) -> _Route:
@@ -213,19 +257,43 @@ class SshLink:
             if route is not None:
                 return route
             was_suspect, self._suspect = self._suspect, None
-            present = self.master.present()
-            suspect = None
-            if was_suspect is not None and was_suspect.master == present:
-                answer = probe.ask(was_suspect.local, _SILENCE_S)
-                if answer is probe.Answer.READY and not was_suspect.is_bridge:
-                    return was_suspect
-                suspect = None if answer is probe.Answer.CLOSED else present
             try:
+                suspect = None
+                if was_suspect is not None and was_suspect.master == self.master.present():
+                    if self._is_link_silent():
+                        suspect = was_suspect.master
+                    elif self._still_leads(was_suspect):
+                        return was_suspect
                 return self._established(left_s, suspect)
             except AgentctlError:
                 # Not known to work, whatever was looked at.
                 self._suspect = was_suspect
                 raise
+
+    def _is_link_silent(self) -> bool:
+        """Ask the link itself, and nobody behind it."""
+        local = self._fresh_socket()
+        try:
+            self.master.forward(local, _NOWHERE, _SILENCE_S)
+        except TryAgainError:
+            return True
+        if probe.ask(local, _SILENCE_S) is not probe.Answer.CLOSED:
+            return True
+        self.master.cancel(local, _NOWHERE)
+        return False
+
+    def _still_leads(self, route: _Route) -> bool:
+        """Ask the agent on a link that lives. Raises TryAgainError if it is silent."""
+        answer = probe.ask(route.local, _SILENCE_S)
+        if answer is probe.Answer.SILENT:
+            raise self._silent_agent()
+        return answer is probe.Answer.READY and not route.is_bridge
+
+    def _silent_agent(self) -> TryAgainError:
+        return TryAgainError(
+            f"the agent on {self.host} does not answer, though the link to it lives; try again, "
+            f"or see: {on_host(self.host, 'agent logs')}"
+        )
 
     def _established(self, left_s: float, suspect: Process | None) -> _Route:
         """Have a master, an agent behind it and a route between them. The lock is held."""
@@ -247,7 +315,7 @@ class SshLink:
             # It died under the question, as one does whose network has just come back.
             process = self.master.ensure_locked(interactive=False, patience_s=left_s)
             hello = self._hello(left_s)
-        route = self._choose(process, hello.socket)
+        route = self._choose(process, hello)
         state.store(
             self._route_file,
             {
@@ -256,12 +324,14 @@ class SshLink:
                 "local": route.local,
                 "far": route.far,
                 "route": _BRIDGE if route.is_bridge else _FORWARD,
+                "hostname": route.agent.hostname,
+                "state_dir": route.agent.state_dir,
             },
         )
         return route
 
     def _hello(self, left_s: float) -> remote.Hello:
-        mark = secrets.token_hex(16)
+        mark = os.urandom(16).hex()
         line = remote.bridge_line(
             self._host.agentd, mark, hello_only=True, may_start=self._start_agent
         )
@@ -269,27 +339,36 @@ class SshLink:
         hello = remote.hello_in(done.stdout, mark)
         if hello is None:
             raise remote.why_no_hello(
-                self.host, self._host.agentd, done.returncode, done.stdout, done.stderr
+                self.host,
+                self._host.agentd,
+                done.returncode,
+                done.stdout,
+                done.stderr,
+                was_there=self._agent is not None,
             )
+        self._refuse_another(hello.agent)
         return hello
 
-    def _choose(self, process: Process, far: str) -> _Route:
+    def _choose(self, process: Process, hello: remote.Hello) -> _Route:
         """Make a forward and see whether it leads to the agent; else take the bridge."""
         old = self._remembered()
         if old is not None and old.master == process:
             self.master.cancel(old.local, old.far)
-        # A name is never used twice: it says which forward of which master is meant.
-        local = f"{self._prefix}-{secrets.token_hex(3)}{FORWARD}"
-        is_plain = _PLAIN_PATH.fullmatch(far) is not None
-        # Nobody listens below /dev: any path will do to see whether the link lives.
-        target = far if is_plain else "/dev/null/agent"
+        local = self._fresh_socket()
+        is_plain = _PLAIN_PATH.fullmatch(hello.socket) is not None
+        target = hello.socket if is_plain else _NOWHERE
         self.master.forward(local, target)
         answer = probe.ask(local, _FIRST_ANSWER_S)
         if answer is probe.Answer.CLOSED:
-            return _Route(process, local, target, is_bridge=True)
+            return _Route(process, local, target, is_bridge=True, agent=hello.agent)
         if answer is not probe.Answer.READY or not is_plain:
-            raise TryAgainError(f"the agent on {self.host} does not answer; try again")
-        return _Route(process, local, target, is_bridge=False)
+            self.master.cancel(local, target)
+            raise self._silent_agent()
+        return _Route(process, local, target, is_bridge=False, agent=hello.agent)
+
+    def _fresh_socket(self) -> str:
+        # A name is never used twice: it says which forward of which master is meant.
+        return f"{self._prefix}-{os.urandom(3).hex()}{FORWARD}"
 
 
 def _is_attended() -> bool:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import os
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agentctl.errors import HostUnreachableError, TryAgainError
+from agentctl.errors import ClientClosedError, HostUnreachableError, TryAgainError
 from agentctl.link.local import agent_environment
 from agentctl.link.names import check_destination
 from agentctl.link.private import is_private, runtime_dir, runtime_path
-from agentctl.link.ssh import argv, complaints, lock, state
-from agentctl.link.ssh.process import Process, everyone, has_argument, kill, look, seen
+from agentctl.link.ssh import argv, complaints, family, lock, state
+from agentctl.link.ssh.process import Process, has_argument, kill, look, seen
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess, Popen
+    from typing import Any
 
 #: How long a person may take to type a password or a code; sshd's own LoginGraceTime is as long.
 INTERACTIVE_S = 120.0
@@ -32,11 +34,14 @@ INTERACTIVE_S = 120.0
 _ANSWER_WITHIN_S = 5.0
 #: For a TCP connection and the first line of the server; a jump host counts to it.
 CONNECT_WITHIN_S = 10
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _SSH_FAILED = 255
+#: More than any answer has, with all that start-up files may print around it.
+_LONGEST_ANSWER_BYTES = 4 << 20
+_LOOK_EVERY_S = 0.02
 #: Ends of names in the runtime directory that begin with the key of a master and go with it.
 FORWARD = ".sock"
 ROUTE = ".route"
+_ENDS = (".ctl", ".master", ".login", FORWARD, ROUTE)
 
 
 class Master:
@@ -68,6 +73,10 @@ class Master:
         #: The host has answered through this object: what fails now may well be the network.
         self.was_there = False
         self._environ = os.environ if environ is None else environ
+        self._guard = threading.Lock()
+        #: What runs for this object now, and whether it has a session of its own.
+        self._children: dict[Popen[bytes], bool] = {}
+        self._is_abandoned = False
         #: The runtime directory; it may not exist before the first `ensure`.
         self.directory = runtime_path(self._environ)
         #: How the names of all its files begin.
@@ -75,6 +84,56 @@ class Master:
         #: Path of the control socket.
         self.control = f"{self.directory}/{self.key}.ctl"
         self._state_file = f"{self.directory}/{self.key}.master"
+        self._login_file = f"{self.directory}/{self.key}.login"
+
+    def abandon(self) -> None:
+        """End what runs for this object, and start nothing more. The master stays for others.
+
+        Returns at once; whoever waits for it in another thread gets an AgentctlError.
+        """
+        with self._guard:
+            self._is_abandoned = True
+            for child, whole_session in self._children.items():
+                _kill(child, whole_session=whole_session)
+
+    @contextmanager
+    def _running(
+        self,
+        command: Sequence[str],
+        *,
+        own_session: bool = False,
+        **streams: Any,  # noqa: ANN401  # those of Popen
+    ) -> Iterator[Popen[bytes]]:
+        """Start `command`; at the end of the block it is over, by force if need be.
+
+        Raises:
+            ClientClosedError: After `abandon`.
+            OSError: It cannot be run.
+
+        """
+        import subprocess
+
+        with self._guard:
+            if self._is_abandoned:
+                raise ClientClosedError("this client was closed; make a new one")
+            child = subprocess.Popen(
+                command,
+                env=agent_environment(),
+                # A master stays for minutes and must not hold a directory that long.
+                cwd="/",
+                start_new_session=own_session,
+                **streams,
+            )
+            self._children[child] = own_session
+        try:
+            with child:
+                try:
+                    yield child
+                finally:
+                    _kill(child, whole_session=own_session)
+        finally:
+            with self._guard:
+                del self._children[child]
 
     @property
     def look(self) -> str:
@@ -118,9 +177,15 @@ class Master:
         present = self.present()
         if present is not None and present != suspect:
             return present
+        deadline_s = time.monotonic() + patience_s
+        if present is None:
+            left = self._left_behind(deadline_s)
+            if left is not None and left != suspect:
+                return left
         self._end_locked()
-        patience_s = INTERACTIVE_S if interactive else patience_s
-        return self._start(patience_s, connect_within_s, interactive=interactive)
+        if interactive:
+            deadline_s = time.monotonic() + INTERACTIVE_S
+        return self._start(deadline_s, connect_within_s, interactive=interactive)
 
     @contextmanager
     def locked(self, patience_s: float) -> Iterator[None]:
@@ -141,7 +206,7 @@ class Master:
         """
         if not is_private(self.directory):
             return None
-        process = _process_in(state.load(self._state_file))
+        process = family.process_in(state.load(self._state_file))
         if process is None:
             return None
         stat = seen(process)
@@ -167,6 +232,7 @@ class Master:
 
         Raises:
             TryAgainError: The master is gone, or the time was over.
+            HostUnreachableError: It says more than anybody would keep.
 
         """
         done = self._run(self.command(remote), data, timeout_s)
@@ -175,12 +241,12 @@ class Master:
             raise TryAgainError(f"the link to {self.name} was lost ({line}); try again")
         return done
 
-    def forward(self, local: str, remote: str) -> None:
+    def forward(self, local: str, remote: str, within_s: float = _ANSWER_WITHIN_S) -> None:
         """Have the master listen at the socket `local` for the socket `remote` there.
 
         Says nothing about whether the server allows it: see `probe`. Raises TryAgainError.
         """
-        done = self._ask("forward", (local, remote))
+        done = self._ask("forward", (local, remote), within_s)
         if done.returncode:
             line = complaints.last_line(done.stderr.decode("utf-8", "replace"))
             raise TryAgainError(f"cannot forward a socket to {self.name}: {line}; try again")
@@ -203,27 +269,56 @@ class Master:
                 self._end_locked()
 
     def _end_locked(self) -> None:
-        remembered = state.load(self._state_file)
-        process = _process_in(remembered)
-        # By its title too: after a restart of the machine the numbers may fit somebody else.
-        if process is not None and seen(process) and has_argument(process.pid, self.control):
-            for each in (process, *_helpers_of(process, remembered)):
-                kill(each)
-        elif os.path.lexists(self.control):
-            # Whoever started it was killed before it could write down which it is.
-            for stat in everyone():
-                if has_argument(stat.process.pid, self.control):
-                    kill(stat.process)
+        remembered = map(state.load, (self._state_file, self._login_file))
+        for process in family.family(self.control, *remembered):
+            kill(process)
         self._sweep()
 
     def _sweep(self) -> None:
         """Remove what a master listened at, and what was remembered of it."""
         for name in os.listdir(self.directory):
-            if name.startswith(self.key) and name.endswith((".ctl", ".master", FORWARD, ROUTE)):
+            if name.startswith(self.key) and name.endswith(_ENDS):
                 state.forget(f"{self.directory}/{name}")
 
-    def _start(self, patience_s: float, connect_within_s: int, *, interactive: bool) -> Process:
-        deadline_s = time.monotonic() + patience_s
+    def _left_behind(self, deadline_s: float) -> Process | None:
+        """Return the master of a login whose client was killed, and write it down."""
+        login = state.load(self._login_file)
+        self._await_login(login, deadline_s)
+        if not os.path.lexists(self.control):
+            return None
+        # One that is stopped would keep us waiting for its answer.
+        if not any(not stat.is_stopped for stat in family.masters(self.control)):
+            return None
+        try:
+            process = self._listening()
+        except TryAgainError:
+            return None
+        for stat in family.masters(self.control):
+            # It lost the race for the control path, and would stay for ever.
+            if stat.process != process:
+                kill(stat.process)
+        self._remember(process, {**login, "to_ticks": process.started_ticks})
+        return process
+
+    def _await_login(self, login: Mapping[str, object], deadline_s: float) -> None:
+        """Wait until the login is over, or has taken longer than was planned for it."""
+        process, to_ticks = family.process_in(login), login.get("to_ticks")
+        if process is None or not isinstance(to_ticks, int):
+            return
+        while time.monotonic() < deadline_s and family.now_ticks() < to_ticks:
+            stat = seen(process)
+            if stat is None or stat.is_stopped or not has_argument(process.pid, self.control):
+                return
+            if self._is_abandoned:
+                raise ClientClosedError("this client was closed; make a new one")
+            time.sleep(_LOOK_EVERY_S)
+
+    def _remember(self, process: Process, login: Mapping[str, object]) -> None:
+        """Write down which process is the master, and of which login."""
+        state.store(self._state_file, {**login, **process._asdict()})
+        state.forget(self._login_file)
+
+    def _start(self, deadline_s: float, connect_within_s: int, *, interactive: bool) -> Process:
         command = argv.master_argv(
             self.ssh_command,
             self.destination,
@@ -231,35 +326,38 @@ class Master:
             interactive=interactive,
             connect_timeout_s=connect_within_s,
         )
-        began = _now_ticks()
-        launched = self._launch(command, deadline_s, interactive=interactive)
+        login = self._launch(command, deadline_s, interactive=interactive)
         process = self._listening()
-        remembered = {"pid": process.pid, "started_ticks": process.started_ticks}
-        if not interactive:
-            remembered |= {"session": launched, "from_ticks": began, "to_ticks": _now_ticks()}
-        state.store(self._state_file, remembered)
+        self._remember(process, {**login, "to_ticks": family.now_ticks()})
         self.was_there = True
         return process
 
-    def _launch(self, command: list[str], deadline_s: float, *, interactive: bool) -> int:
-        """Log in; return the pid of the ssh that did, which is no more. Raises as `ensure`."""
+    def _launch(
+        self, command: list[str], deadline_s: float, *, interactive: bool
+    ) -> Mapping[str, object]:
+        """Log in; return what was written down of it. Raises as `ensure`."""
         import subprocess
 
+        began_ticks = family.now_ticks()
         # A file, not a pipe: the master keeps it, and its end would never come.
         complaint = os.memfd_create("ssh", os.MFD_CLOEXEC)
         try:
-            child = subprocess.Popen(
+            with self._running(
                 command,
+                # Ctrl-C is not for it; but a question for a person needs the terminal.
+                own_session=not interactive,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=complaint,
-                env=agent_environment(),
-                # It stays for minutes and must not hold a directory that long.
-                cwd="/",
-                # Ctrl-C is not for it; but a question for a person needs the terminal.
-                start_new_session=not interactive,
-            )
-            code = _wait(child, deadline_s, whole_session=not interactive)
+            ) as child:
+                login = {
+                    **_process_of(child),
+                    "session": 0 if interactive else child.pid,
+                    "from_ticks": began_ticks,
+                    "to_ticks": family.ticks_until(deadline_s),
+                }
+                state.store(self._login_file, login)
+                code = _wait(child, deadline_s)
             said = os.pread(complaint, 65536, 0).decode("utf-8", "replace")
         except OSError as error:
             program = argv.split_command(self.ssh_command)[0][0]
@@ -269,13 +367,14 @@ class Master:
             ) from None
         finally:
             os.close(complaint)
+        if code == 0:
+            return login
+        state.forget(self._login_file)
         if code is None:
             raise TryAgainError(
                 f"{self.name} did not answer in time; try again, or see: {self.look}"
             )
-        if code:
-            raise complaints.why(said, self.name, self.look, was_there=self.was_there)
-        return child.pid
+        raise complaints.why(said, self.name, self.look, was_there=self.was_there)
 
     def _listening(self) -> Process:
         """Return the process that answers at the control socket."""
@@ -287,12 +386,17 @@ class Master:
             raise TryAgainError(f"the link to {self.name} was lost at once ({line}); try again")
         return stat.process
 
-    def _ask(self, request: str, forward: tuple[str, str] | None = None) -> CompletedProcess[bytes]:
+    def _ask(
+        self,
+        request: str,
+        forward: tuple[str, str] | None = None,
+        within_s: float = _ANSWER_WITHIN_S,
+    ) -> CompletedProcess[bytes]:
         command = argv.control_argv(
             self.ssh_command, self.destination, self.control, request, forward
         )
         try:
-            return self._run(command, b"", _ANSWER_WITHIN_S)
+            return self._run(command, b"", within_s)
         except TryAgainError as error:
             import subprocess
 
@@ -301,19 +405,21 @@ class Master:
     def _run(self, command: list[str], data: bytes, timeout_s: float) -> CompletedProcess[bytes]:
         import subprocess
 
+        from agentctl.link.ssh import capped
+
+        pipe = subprocess.PIPE
         try:
-            return subprocess.run(
-                command,
-                input=data,
-                capture_output=True,
-                env=agent_environment(),
-                cwd="/",
-                timeout=timeout_s,
-                check=False,
-            )
+            with self._running(command, stdin=pipe, stdout=pipe, stderr=pipe) as child:
+                out, said = capped.communicate(child, data, timeout_s, _LONGEST_ANSWER_BYTES)
+            return subprocess.CompletedProcess(command, child.returncode, out, said)
         except subprocess.TimeoutExpired:
             raise TryAgainError(
                 f"{self.name} did not answer within {timeout_s:.0f} s; try again"
+            ) from None
+        except capped.TooMuchError:
+            raise HostUnreachableError(
+                f"{self.name} printed more than {_LONGEST_ANSWER_BYTES >> 20} MiB where an answer "
+                f"was expected; see what its start-up files print: {self.look}"
             ) from None
         except OSError as error:
             raise HostUnreachableError(
@@ -321,42 +427,32 @@ class Master:
             ) from None
 
 
-def _wait(child: Popen[bytes], deadline_s: float, *, whole_session: bool) -> int | None:
-    """Return the status of the login, or None if it took too long and was ended."""
-    import signal
+def _wait(child: Popen[bytes], deadline_s: float) -> int | None:
+    """Return the status of the login, or None if it took too long."""
     import subprocess
 
     try:
         return child.wait(max(0.0, deadline_s - time.monotonic()))
     except subprocess.TimeoutExpired:
         return None
-    finally:
-        if child.poll() is None:
-            # A jump host's ssh is one of its session; unreaped, its number is nobody else's.
-            if whole_session:
+
+
+def _kill(child: Popen[bytes], *, whole_session: bool) -> None:
+    """Kill it if it runs; whoever started it reaps it."""
+    import signal
+
+    if child.poll() is None:
+        # A jump host's ssh is one of its session; unreaped, its number is nobody else's.
+        if whole_session:
+            try:
                 os.killpg(child.pid, signal.SIGKILL)
-            child.kill()
-            child.wait()
+            except ProcessLookupError:
+                # It has ended meanwhile, and another thread has reaped it.
+                return
+        child.kill()
 
 
-def _process_in(content: object) -> Process | None:
-    if not isinstance(content, dict):
-        return None
-    pid, ticks = content.get("pid"), content.get("started_ticks")
-    return Process(pid, ticks) if isinstance(pid, int) and isinstance(ticks, int) else None
-
-
-def _helpers_of(master: Process, remembered: object) -> list[Process]:
-    """Return what a jump host or a ProxyCommand runs for the master; it may outlast its end."""
-    window = remembered if isinstance(remembered, dict) else {}
-    session, start, end = (window.get(k, 0) for k in ("session", "from_ticks", "to_ticks"))
-    return [
-        stat.process
-        for stat in everyone()
-        if stat.parent_pid == master.pid
-        or (stat.session == session and start <= stat.process.started_ticks <= end)
-    ]
-
-
-def _now_ticks() -> int:
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
+def _process_of(child: Popen[bytes]) -> dict[str, object]:
+    """Return what names a child that is not reaped."""
+    stat = look(child.pid)
+    return {} if stat is None else dict(stat.process._asdict())

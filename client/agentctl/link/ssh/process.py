@@ -61,10 +61,18 @@ def has_argument(pid: int, text: str) -> bool:
     try:
         if os.stat(f"/proc/{pid}").st_uid != os.geteuid():
             return False
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return os.fsencode(text) in file.read()
     except OSError:
         return False
+    return any(os.fsencode(text) in word for word in words_of(pid))
+
+
+def words_of(pid: int) -> list[bytes]:
+    """Return the command line of the process; empty if it is gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
 
 
 def everyone() -> Iterator[Stat]:

@@ -22,7 +22,18 @@ from agentctl.link.ssh.complaints import last_line
 #: What ends or changes a quoted word in one of the shells.
 _SPECIAL = frozenset("'\"`$\\!\n\r\0")
 _CANNOT_EXECUTE = (126, 127)
+#: What ssh says of a session that was refused, cut, or whose program was killed; a shell between
+#: says 128 and the number of the signal.
+_SSH_FAILED = 255
+_SIGNALLED = range(129, 129 + 64)
 _NOT_RUNNING = "no agent is running"
+
+
+class FarAgent(NamedTuple):
+    """Which agent it is: two that differ have different jobs of the same number."""
+
+    hostname: str
+    state_dir: str
 
 
 class Hello(NamedTuple):
@@ -33,6 +44,11 @@ class Hello(NamedTuple):
     socket: str
     state_dir: str
     hostname: str
+
+    @property
+    def agent(self) -> FarAgent:
+        """What stays the same as long as it is the same agent."""
+        return FarAgent(self.hostname, self.state_dir)
 
 
 def bridge_line(agentd: str, mark: str, *, hello_only: bool, may_start: bool) -> str:
@@ -48,14 +64,23 @@ def bridge_line(agentd: str, mark: str, *, hello_only: bool, may_start: bool) ->
         InvalidSpecError: The path cannot be written so that every shell understands it.
 
     """
+    flags = ["--hello"] * hello_only + ["--no-start"] * (not may_start)
+    return agentd_line(agentd, "bridge", *flags, "--mark", mark)
+
+
+def agentd_line(agentd: str, *words: str) -> str:
+    """Return the command line that runs `agentd` there with plain `words`.
+
+    Raises:
+        InvalidSpecError: The path cannot be written so that every shell understands it.
+
+    """
     if not agentd.startswith("/") or _SPECIAL.intersection(agentd):
         raise InvalidSpecError(
             f"{agentd!a}: the agent's path on a server must be absolute, without quotes, "
             "backslashes, '$' or '!'"
         )
-    flags = ["--hello"] * hello_only + ["--no-start"] * (not may_start)
-    words = " ".join(["bridge", *flags, "--mark", mark])
-    return f"""exec sh -c 'exec "{agentd}" {words}'"""
+    return f"""exec sh -c 'exec "{agentd}" {" ".join(words)}'"""
 
 
 def hello_in(output: bytes, mark: str) -> Hello | None:
@@ -66,26 +91,59 @@ def hello_in(output: bytes, mark: str) -> Hello | None:
         return None
     try:
         said = json.loads(line)
-        return Hello(
-            version=str(said["version"]),
-            api_level=int(said["api_level"]),
-            socket=str(said["socket"]),
-            state_dir=str(said["state_dir"]),
-            hostname=str(said["hostname"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
+    match said:
+        case {
+            "version": str(version),
+            "api_level": int(api_level),
+            "socket": str(socket),
+            "state_dir": str(state_dir),
+            "hostname": str(hostname),
+        }:
+            return Hello(version, api_level, socket, state_dir, hostname)
+    return None
+
+
+def another_agent(name: str, now: FarAgent, before: FarAgent) -> HostUnreachableError:
+    """Return the error for `now`, that answers where `before` has answered this process."""
+    what, is_now, was = "machine", now.hostname, before.hostname
+    if is_now == was:
+        what, is_now, was = "agent", now.state_dir, before.state_dir
+    is_now, was = last_line(is_now), last_line(was)
+    return HostUnreachableError(
+        f"{name} is another {what} now: {is_now}, it was {was}; its jobs are others; run the "
+        "command again to use it, or give each a name of its own: agentctl host add"
+    )
 
 
 def why_no_hello(
-    name: str, agentd: str, status: int, output: bytes, complaint: bytes
+    name: str,
+    agentd: str,
+    status: int,
+    output: bytes,
+    complaint: bytes,
+    *,
+    was_there: bool = False,
 ) -> AgentctlError:
-    """Return the error for a command that ended with `status` and did not greet."""
+    """Return the error for a command that ended with `status` and did not greet.
+
+    Args:
+        name: What people call the host.
+        agentd: Absolute path of the launcher.
+        status: As the session of ssh ended.
+        output: What it wrote to stdout.
+        complaint: What it wrote to stderr.
+        was_there: An agent has greeted before: one that is not there now may come back, as
+            with a home that is mounted late.
+
+    """
     line = last_line(complaint.decode("utf-8", "replace")).removeprefix("agentd: ")
+    if status == _SSH_FAILED or status in _SIGNALLED:
+        why = line or f"status {status}"
+        return TryAgainError(f"the session on {name} was cut ({why}); try again")
     if status in _CANNOT_EXECUTE:
-        return HostUnreachableError(
-            f"{name} has no agent at {agentd} any more ({line}); run: agentctl host upgrade {name}"
-        )
+        return _why_no_launcher(name, agentd, line, was_there=was_there)
     if status == EXIT_TRY_AGAIN:
         return TryAgainError(f"the agent on {name} is not ready: {line}; try again")
     if status and _NOT_RUNNING in complaint.decode("utf-8", "replace"):
@@ -98,4 +156,16 @@ def why_no_hello(
     return HostUnreachableError(
         f"{name} did not run the agent: its login shell said {noise!r}; see that a start-up "
         "file does not end or replace shells without a terminal"
+    )
+
+
+def _why_no_launcher(name: str, agentd: str, line: str, *, was_there: bool) -> AgentctlError:
+    upgrade = f"agentctl host upgrade {name}"
+    if was_there:
+        return TryAgainError(
+            f"{name} has no agent at {agentd} now ({line}); try again, or if it stays away "
+            f"run: {upgrade}"
+        )
+    return HostUnreachableError(
+        f"{name} has no agent at {agentd} any more ({line}); run: {upgrade}"
     )

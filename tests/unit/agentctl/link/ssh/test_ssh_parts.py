@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentctl.errors import TryAgainError, UnsafeDirectoryError
-from agentctl.link.ssh import lock, process, state
+from agentctl.link.ssh import capped, lock, process, state
 from tests.helpers.wait import wait_until
 
 
@@ -84,6 +85,32 @@ def test_a_lock_that_stays_held_is_given_up(tmp_path: Path) -> None:
     assert 0.1 <= time.monotonic() - began_s < 1
 
 
+def test_who_holds_a_lock_and_is_stopped_is_named(tmp_path: Path) -> None:
+    """No patience is enough for a process that Ctrl-Z has stopped; one that runs is not named."""
+    program = (
+        "import os, signal, sys\n"
+        "from agentctl.link.ssh import lock\n"
+        "with lock.held(sys.argv[1], 1, 'busy'):\n"
+        "    print(flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    path = f"{tmp_path}/lock"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program, path], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with pytest.raises(TryAgainError, match=r"^so busy$"), lock.held(path, 0.1, "so busy"):
+            pass
+        child.send_signal(signal.SIGSTOP)
+        _stopped(child.pid)
+        told = rf"^so busy \(pid {child.pid} is stopped: resume or kill it\)$"
+        with pytest.raises(TryAgainError, match=told), lock.held(path, 0.1, "so busy"):
+            pass
+        child.kill()
+    with lock.held(path, 1, "busy"):
+        pass
+
+
 def test_a_lock_is_no_symlink(tmp_path: Path) -> None:
     """Planted, it would make a file of ours elsewhere."""
     (tmp_path / "lock").symlink_to(tmp_path / "victim")
@@ -91,6 +118,32 @@ def test_a_lock_is_no_symlink(tmp_path: Path) -> None:
     with pytest.raises(UnsafeDirectoryError), lock.held(f"{tmp_path}/lock", 1, "busy"):
         pass
     assert not (tmp_path / "victim").exists()
+
+
+def _communicate(script: str, data: bytes = b"", timeout_s: float = 10) -> tuple[bytes, bytes]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["sh", "-c", script], stdin=pipe, stdout=pipe, stderr=pipe) as child:
+        try:
+            return capped.communicate(child, data, timeout_s, 2_000_000)
+        finally:
+            child.kill()
+
+
+def test_what_a_child_says_is_kept_up_to_a_bound() -> None:
+    """All of it, both ways at once; more than the bound, or than the time, is an error."""
+    data = os.urandom(1_000_000)
+
+    assert _communicate("cat; echo complaint >&2", data) == (data, b"complaint\n")
+    # One that reads nothing says why; that is what counts.
+    assert _communicate("echo no; exit 1", data) == (b"no\n", b"")
+    with pytest.raises(capped.TooMuchError):
+        _communicate("exec yes")
+    with pytest.raises(capped.TooMuchError):
+        _communicate("exec yes >&2")
+    with pytest.raises(subprocess.TimeoutExpired):
+        _communicate("exec sleep 60", timeout_s=0.1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        _communicate("exec >&- 2>&-; exec sleep 60", timeout_s=0.1)
 
 
 def test_memory_is_what_was_stored_and_ours_alone(tmp_path: Path) -> None:

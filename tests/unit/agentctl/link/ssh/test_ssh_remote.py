@@ -14,7 +14,14 @@ from agentctl.errors import (
     InvalidSpecError,
     TryAgainError,
 )
-from agentctl.link.ssh.remote import Hello, bridge_line, hello_in, why_no_hello
+from agentctl.link.ssh.remote import (
+    FarAgent,
+    Hello,
+    another_agent,
+    bridge_line,
+    hello_in,
+    why_no_hello,
+)
 
 _MARK = "0123456789abcdef"
 _HELLO = {
@@ -78,6 +85,10 @@ def test_the_greeting_is_found_behind_noise(noise: bytes) -> None:
         f"{_MARK} nonsense\n".encode(),
         f"{_MARK} {'[' * 60000}\n".encode(),
         f'{_MARK} {{"version": 1}}\n'.encode(),
+        f"{_MARK} {json.dumps(_HELLO).replace('1,', '1e999,')}\n".encode(),
+        f"{_MARK} {json.dumps(_HELLO).replace('1,', 'NaN,')}\n".encode(),
+        f"{_MARK} {json.dumps({**_HELLO, 'socket': None})}\n".encode(),
+        f"{_MARK} {json.dumps({**_HELLO, 'hostname': ['x']})}\n".encode(),
     ],
 )
 def test_anything_else_is_no_greeting(output: bytes) -> None:
@@ -101,3 +112,33 @@ def test_why_nobody_greeted_says_what_to_do() -> None:
     assert "open to others" in str(unsafe)
     assert "start-up file" in str(ended)
     assert str(ended).isprintable()
+
+
+@pytest.mark.parametrize("status", [255, 137, 143])
+def test_a_session_that_was_cut_may_work_the_next_time(status: int) -> None:
+    """Refused by a peer that has enough of them, lost with the master, or killed there."""
+    said = b"mux_client_request_session: session request failed: Session open refused by peer\n"
+    cut = why_no_hello("gpu1", "/x/agentd", status, b"", said)
+
+    assert isinstance(cut, TryAgainError)
+    assert "Session open refused by peer" in str(cut)
+    assert "status" in str(why_no_hello("gpu1", "/x/agentd", status, b"", b""))
+
+
+@pytest.mark.parametrize("status", [126, 127])
+def test_a_launcher_that_was_there_may_come_back(status: int) -> None:
+    """After a restart a home may be mounted late; what to do if not is said too."""
+    away = why_no_hello("gpu1", "/x/agentd", status, b"", b"not found\n", was_there=True)
+
+    assert isinstance(away, TryAgainError)
+    assert "host upgrade gpu1" in str(away)
+
+
+def test_another_agent_is_named_with_the_first() -> None:
+    """By what differs, and without what a terminal would act on."""
+    first = FarAgent("node1", "/s")
+    machine = another_agent("gpu1", FarAgent("node2\x1b[2J", "/s"), first)
+    directory = another_agent("gpu1", FarAgent("node1", "/t"), first)
+
+    assert str(machine).startswith("gpu1 is another machine now: node2?[2J, it was node1; ")
+    assert str(directory).startswith("gpu1 is another agent now: /t, it was /s; ")
