@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from agentctl.errors import RefusedError
@@ -15,6 +16,7 @@ from agentctl.hosts.target import Musl, Target
 from agentctl.hosts.wheels import Wheel, packed
 from agentctl.link.book import cache_directory
 
+#: For all that may be tried; the server waits longer (`remote.peer`).
 _DOWNLOAD_WITHIN_S = 300.0
 
 
@@ -58,13 +60,14 @@ def _read(path: str) -> Wheel:
 
 def _download(target: Target, requirements: Sequence[str], directory: str) -> None:
     complaint = ""
+    deadline_s = time.monotonic() + _DOWNLOAD_WITHIN_S
     for argv, tree in downloaders(target, requirements, directory):
         try:
             done = subprocess.run(
                 argv,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_DOWNLOAD_WITHIN_S,
+                timeout=max(0.0, deadline_s - time.monotonic()),
                 check=False,
             )
         except FileNotFoundError:

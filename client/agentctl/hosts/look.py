@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agentctl.errors import HostUnreachableError, RefusedError
 from agentctl.hosts.target import OLDEST_PYTHON, Target, is_plain_path, read_target
-from agentctl.render.table import printable
+from agentctl.words import printable
 
 #: What every login shell understands as "become sh, and read on".
 SHELL = "exec sh"
@@ -66,7 +66,9 @@ done
 say end
 """
 
+# uv makes the agent's directory, in which nobody else may write.
 _BRING = """\
+umask 077
 printf '\\n'
 UV_PYTHON_INSTALL_DIR="${{XDG_DATA_HOME:-$HOME/.local/share}}/agentd/python"
 UV_PYTHON_INSTALL_BIN=0
@@ -139,6 +141,8 @@ def read_findings(lines: list[str], name: str) -> Findings:
         if kind == "python":
             try:
                 target = read_target(json.loads(rest))
+            except RecursionError:
+                raise RefusedError(f"cannot set up {name}: its Python tells nonsense") from None
             except ValueError as error:
                 raise RefusedError(printable(f"cannot set up {name}: {error}")) from None
         elif kind == "uv" and is_plain_path(rest):

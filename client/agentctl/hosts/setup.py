@@ -20,7 +20,7 @@ from agentctl.hosts.look import (
     no_python,
     read_findings,
 )
-from agentctl.hosts.talk import Say, Talk
+from agentctl.hosts.talk import Say, Talk, not_understood
 from agentctl.hosts.target import is_plain_path
 from agentctl.link.book import Host, HostBook
 from agentctl.link.names import check_destination, check_name
@@ -45,6 +45,8 @@ class Wish:
     python: str | None = None
     #: A person is at the terminal and may be asked for what ssh needs.
     interactive: bool = False
+    #: An older version over a newer one is meant.
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +129,26 @@ def _install(  # of `add` and `upgrade`
             "tag": target.tag,
             "digest": own.digest,
             "online": not wish.offline,
+            "force": wish.force,
             "uv": findings.uv,
             "requirements": requirements(),
         }
     )
+    launcher, is_new, jobs = _read_installed(done, name)
     added_at = datetime.now(UTC) if known is None else known.added_at
-    host = Host(name, destination, _checked_launcher(done, name), __version__, added_at)
+    host = Host(name, destination, launcher, __version__, added_at)
     book.put(host)
-    return Installed(host, bool(done["built"]), tuple(map(str, done["jobs"])))
+    return Installed(host, is_new, jobs)
 
 
-def _checked_launcher(done: dict[str, Any], name: str) -> str:
-    launcher = str(done["agentd"])
+def _read_installed(done: dict[str, Any], name: str) -> tuple[str, bool, tuple[str, ...]]:
+    launcher, is_new, jobs = done.get("agentd"), done.get("built"), done.get("jobs")
+    if not (isinstance(launcher, str) and isinstance(is_new, bool) and isinstance(jobs, list)):
+        raise not_understood(name, "it does not say what was done")
+    return _checked_launcher(launcher, name), is_new, tuple(map(str, jobs))
+
+
+def _checked_launcher(launcher: str, name: str) -> str:
     if not is_plain_path(launcher):
         raise RefusedError(
             f"the agent on {name} lies at {launcher!r}, which not every login shell takes as one "
@@ -234,6 +244,8 @@ def remove(
         findings = _look_for_python(master, Wish(offline=True), say)
         talk = Talk(master, _target_of(findings).python, lambda _what, _why: (), say)
         done = talk.ask({"ask": "remove", "force": force, "purge": purge})
+        if not isinstance(done.get("purged"), list) or not isinstance(done.get("removed"), bool):
+            raise not_understood(host.name, "it does not say what was done")
     except AgentctlError as error:
         if not force:
             raise

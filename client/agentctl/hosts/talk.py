@@ -17,9 +17,10 @@ from agentctl.errors import (
     RefusedError,
     TryAgainError,
 )
+from agentctl.hosts.wire import Limits, Wire
 from agentctl.link.local import agent_environment
 from agentctl.link.ssh.complaints import last_line
-from agentctl.render.table import printable
+from agentctl.words import printable
 
 if TYPE_CHECKING:
     from agentctl.hosts.wheels import Wheel
@@ -35,9 +36,11 @@ for name, source in {sources!r}:
     exec(compile(source, name, "exec"), module.__dict__)
 sys.modules[{main!r}].main({mark!r})
 """
-#: What the other side gets to undo what it was doing.
-_UNDONE_WITHIN_S = 20.0
-
+_LONGEST_COMPLAINT_BYTES = 1 << 16
+_LONGEST_WORDS = 500
+_EVENTS = ("say", "beat", "need", "done", "error")
+#: What a server may ask for, each once.
+NEEDS = ("own", "dependencies")
 #: Enough ids for one line.
 _SHOWN_JOBS = 10
 _AGAIN = "{name}: {text}; nothing was changed; run the same command again"
@@ -70,6 +73,13 @@ _COMPLAINTS: dict[str, tuple[type[AgentctlError], str]] = {
             "agentctl host upgrade {name}, or remove it with --force"
         ),
     ),
+    "newer": (
+        RefusedError,
+        (
+            "{name} has agent {text}, newer than this client, which is {version}; upgrade agentctl "
+            "here, or bring that one back to {version} with --force"
+        ),
+    ),
     "busy": (TryAgainError, _AGAIN),
     "interrupted": (TryAgainError, _AGAIN),
     "stop": (TryAgainError, _AGAIN),
@@ -98,12 +108,16 @@ def remote_command(python: str, size_bytes: int) -> str:
 class Talk:
     """One question to one server, and what it takes to have it answered."""
 
-    def __init__(self, master: Master, python: str, supply: Supply, say: Say) -> None:
+    def __init__(
+        self, master: Master, python: str, supply: Supply, say: Say, limits: Limits | None = None
+    ) -> None:
         """Use the running `master`, and the Python there."""
         self._master = master
         self._python = python
         self._supply = supply
         self._say = say
+        self._limits = limits or Limits()
+        self._brought: set[str] = set()
 
     def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return what "done" came with.
@@ -123,67 +137,83 @@ class Talk:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaint,
+                bufsize=0,
                 env=agent_environment(),
                 cwd="/",
                 # Ctrl-C ends the conversation, and not the link under it.
                 start_new_session=True,
             )
             try:
-                return self._converse(child, mark, source, question, complaint)
+                wire = Wire(child, complaint, self._master.name, self._limits)
+                wire.send(source, json.dumps(question).encode() + b"\n")
+                return self._converse(wire, mark.encode(), complaint)
             finally:
-                _end(child)
+                _end(child, self._limits.end_s)
 
-    def _converse(
-        self,
-        child: subprocess.Popen[bytes],
-        mark: str,
-        source: bytes,
-        question: Mapping[str, Any],
-        complaint: IO[bytes],
-    ) -> dict[str, Any]:
-        if child.stdin is None or child.stdout is None:
-            raise AssertionError("both are pipes")
-        _send(child.stdin, source, json.dumps(question).encode() + b"\n")
+    def _converse(self, wire: Wire, mark: bytes, complaint: IO[bytes]) -> dict[str, Any]:
         other = b""
-        for line in child.stdout:
+        while (line := wire.line()) is not None:
             start, _, rest = line.partition(b" ")
-            if start != mark.encode():
+            if start != mark:
                 other = line if line.strip() else other
                 continue
-            told = json.loads(rest)
+            told = self._read(rest)
             match told["event"]:
                 case "say":
-                    self._say(f"{self._master.name}: {printable(str(told['text']))}")
+                    text = _words(told.get("text"))
+                    self._say(f"{self._master.name}: {text}")
+                case "beat":
+                    pass
                 case "need":
-                    self._bring(child.stdin, told["what"], told["why"])
+                    self._bring(wire, told)
                 case "done":
-                    return dict(told)
+                    return told
                 case _:
                     raise complaint_of(told, self._master.name)
         complaint.seek(0)
-        said = last_line((complaint.read() or other).decode("utf-8", "replace"))
+        said = last_line(
+            (complaint.read(_LONGEST_COMPLAINT_BYTES) or other).decode("utf-8", "replace")
+        )
         raise TryAgainError(
             f"the work on {self._master.name} was cut off ({said or 'no reason was given'}); "
             "run the same command again"
         )
 
-    def _bring(self, stdin: IO[bytes], what: str, why: str) -> None:
-        wheels = self._supply(what, why)
+    def _read(self, line: bytes) -> dict[str, Any]:
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            raise not_understood(self._master.name, "no JSON") from None
+        if not isinstance(told, dict) or told.get("event") not in _EVENTS:
+            raise not_understood(self._master.name, "no known word")
+        return told
+
+    def _bring(self, wire: Wire, told: Mapping[str, Any]) -> None:
+        what = told.get("what")
+        if not isinstance(what, str) or what not in NEEDS:
+            raise not_understood(self._master.name, "it wants something unknown")
+        if what in self._brought:
+            raise not_understood(self._master.name, "it wants the same again")
+        self._brought.add(what)
+        wheels = self._supply(what, _words(told.get("why")))
         listed = [{"name": w.name, "bytes": len(w.content), "sha256": w.digest} for w in wheels]
-        _send(stdin, json.dumps({"wheels": listed}).encode() + b"\n", *(w.content for w in wheels))
+        wire.send(json.dumps({"wheels": listed}).encode() + b"\n", *(w.content for w in wheels))
 
 
-def _send(stdin: IO[bytes], *parts: bytes) -> None:
-    try:
-        for part in parts:
-            stdin.write(part)
-        stdin.flush()
-    except BrokenPipeError:
-        # Its answer, or its end, says why.
-        pass
+def not_understood(name: str, why: str) -> HostUnreachableError:
+    """Return the error for an answer that none of our programs gives. Pure."""
+    return HostUnreachableError(
+        f"{name} does not answer as its installer should ({why}); see what its login shell and "
+        "its Python start, then run the same command again"
+    )
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _words(value: object) -> str:
+    """Return a server's words as no more than words, and not too many. Pure."""
+    return printable(str(value)[:_LONGEST_WORDS])
+
+
+def _end(child: subprocess.Popen[bytes], within_s: float) -> None:
     """Let the other side see that nobody asks any more, and come to its own end."""
     try:
         if child.stdin is not None:
@@ -191,7 +221,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
                 child.stdin.close()
             except BrokenPipeError:
                 pass
-        child.wait(_UNDONE_WITHIN_S)
+        child.wait(within_s)
     except subprocess.TimeoutExpired:
         pass
     finally:
@@ -205,14 +235,16 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 def complaint_of(told: Mapping[str, Any], name: str) -> AgentctlError:
     """Return the error for one that the server told. Pure."""
     kind, message = _COMPLAINTS.get(str(told.get("kind")), _UNKNOWN)
-    jobs = [str(job) for job in told.get("jobs", ())]
+    listed = told.get("jobs")
+    jobs = [str(job) for job in listed] if isinstance(listed, list) else []
     more = ", ..." if len(jobs) > _SHOWN_JOBS else ""
     line = message.format(
         name=name,
-        text=told.get("text"),
-        back=f"; {told['back']} is back in its place" if told.get("back") else "",
+        text=_words(told.get("text")),
+        version=_words(told.get("version")),
+        back=f"; {_words(told['back'])} is back in its place" if told.get("back") else "",
         count=f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}",
-        jobs=", ".join(jobs[:_SHOWN_JOBS]) + more,
+        jobs=_words(", ".join(jobs[:_SHOWN_JOBS])) + more,
     )
     # A server's words must not reach the terminal as more than words.
     return kind(printable(line))

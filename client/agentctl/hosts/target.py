@@ -16,6 +16,10 @@ _OLDEST_GLIBC_MINOR = {"x86_64": 5, "i686": 5}
 _OLDEST_OTHER_GLIBC_MINOR = 17
 _LEGACY = {(2, 17): "manylinux2014", (2, 12): "manylinux2010", (2, 5): "manylinux1"}
 _MUSL_MINORS = (2, 1)
+# A server's words become paths, arguments and the ends of loops here.
+_MACHINE = re.compile(r"[a-z0-9_]{1,32}", re.ASCII)
+_MINOR = re.compile(r"2\.([0-9]{1,3})(?:[^0-9].*)?", re.ASCII)
+_LARGEST_MINOR = 999
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def read_target(told: Mapping[str, Any]) -> Target:
         python, version = str(told["python"]), (int(told["major"]), int(told["minor"]))
         soabi, platform = str(told["soabi"]), str(told["platform"])
         libc, libc_version = str(told["libc"]), str(told["libc_version"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ValueError("its Python describes itself in an unknown way") from None
     if told.get("implementation") != "cpython":
         raise ValueError(f"{python} is {told.get('implementation')}, not CPython")
@@ -111,17 +115,18 @@ def read_target(told: Mapping[str, Any]) -> Target:
         raise ValueError(f"the path {python!r} has characters that a login shell acts on")
     if not platform.startswith("linux-"):
         raise ValueError(f"it is {platform}; an agent runs on Linux")
+    if version[0] != OLDEST_PYTHON[0] or not 0 <= version[1] <= _LARGEST_MINOR:
+        raise ValueError(f"{python} is a Python of an unknown version")
+    machine = platform.removeprefix("linux-").replace("-", "_")
+    if _MACHINE.fullmatch(machine) is None:
+        raise ValueError(f"its machine is unknown ({machine!a})")
     abi = f"cp{version[0]}{version[1]}{'t' if told.get('is_free_threaded') else ''}"
-    if libc == "glibc" and libc_version.startswith("2."):
-        return Target(python, version, abi, platform[6:].replace("-", "_"), _glibc(libc_version))
+    minor = _MINOR.fullmatch(libc_version)
+    if libc == "glibc" and minor is not None:
+        return Target(python, version, abi, machine, Glibc(int(minor[1])))
     if "musl" in soabi or "musl" in str(told.get("host_type")):
-        return Target(python, version, abi, platform[6:].replace("-", "_"), Musl())
+        return Target(python, version, abi, machine, Musl())
     raise ValueError(f"its C library is unknown ({libc} {libc_version})")
-
-
-def _glibc(version: str) -> Glibc:
-    digits = version.split(".")[1]
-    return Glibc(int(digits) if digits.isdigit() else _OLDEST_OTHER_GLIBC_MINOR)
 
 
 def is_plain_path(path: str) -> bool:

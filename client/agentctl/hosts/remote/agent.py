@@ -21,11 +21,16 @@ _POLL_S = 0.05
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-def run(argv: list[str], within_s: float) -> bytes:
+def run(argv: list[str], within_s: float, *, umask: int = -1) -> bytes:
     """Run a program to its end and return its stdout. Raises SetupError with its last line."""
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=within_s, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=within_s,
+            check=False,
+            umask=umask,
         )
     except OSError as error:
         raise SetupError("command", f"{argv[0]}: {error.strerror}") from None
@@ -108,11 +113,17 @@ def _is_held(path: str) -> bool:
     return kind != fcntl.F_UNLCK
 
 
-def hello(launcher: str, wanted: dict[str, Any]) -> dict[str, Any]:
+def start(command: list[str], users_umask: int) -> None:
+    """Start the agent unless it runs, as the user would. Raises SetupError."""
+    run([*command, "start"], START_WITHIN_S, umask=users_umask)
+
+
+def hello(launcher: str, wanted: dict[str, Any], users_umask: int) -> dict[str, Any]:
     """Start the agent unless it runs, shake hands. Raises SetupError."""
     mark = secrets.token_hex(8)
-    run([launcher, "start"], START_WITHIN_S)
-    said = run([launcher, "bridge", "--hello", "--mark", mark], START_WITHIN_S)
+    start([launcher], users_umask)
+    bridge = [launcher, "bridge", "--hello", "--mark", mark]
+    said = run(bridge, START_WITHIN_S, umask=users_umask)
     for line in said.decode("utf-8", "replace").splitlines():
         if line.startswith(f"{mark} "):
             hello: dict[str, Any] = json.loads(line.removeprefix(f"{mark} "))

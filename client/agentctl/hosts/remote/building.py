@@ -101,6 +101,8 @@ def _bring_dependencies(scratch: str, site: str, wanted: dict[str, Any], peer: P
     why = "it was asked for" if not wanted["online"] else "the server has neither pip nor uv"
     for tool, fetch in _fetchers(scratch, wanted) if wanted["online"] else ():
         peer.tell("say", text=f"fetching its dependencies with the server's {tool}")
+        # Each has its own: what one left half is none of the other's.
+        os.mkdir(f"{scratch}/wheels")
         try:
             fetch()
             for name in sorted(os.listdir(f"{scratch}/wheels")):
@@ -119,7 +121,6 @@ def _bring_dependencies(scratch: str, site: str, wanted: dict[str, Any], peer: P
 
 def _fetchers(scratch: str, wanted: dict[str, Any]) -> Iterator[tuple[str, Callable[[], object]]]:
     wheels, names = f"{scratch}/wheels", wanted["requirements"]
-    os.mkdir(wheels)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     with suppress(SetupError):
         run([*pip, "--version"], 30)

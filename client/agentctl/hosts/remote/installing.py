@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from typing import Any
 
-from agentctl.hosts.remote.agent import START_WITHIN_S, AgentHere, hello, run
+from agentctl.hosts.remote.agent import AgentHere, hello, start
 from agentctl.hosts.remote.building import build, is_complete
-from agentctl.hosts.remote.peer import Peer, SetupError
+from agentctl.hosts.remote.peer import Peer, SetupError, ignore_signals
 from agentctl.hosts.remote.places import (
     Choice,
     check_ours,
@@ -34,6 +35,8 @@ read -r node </proc/sys/kernel/hostname
 }
 exec "$root/$chosen/bin/python" -I -m agentd "$@"
 """
+_TRIES = 3
+_VERSION = re.compile(r"(?P<release>[0-9]{1,9}(?:\.[0-9]{1,9}){1,3})(?P<more>[a-z0-9.]*)")
 
 
 def install(wanted: dict[str, Any], peer: Peer) -> dict[str, Any]:
@@ -41,45 +44,61 @@ def install(wanted: dict[str, Any], peer: Peer) -> dict[str, Any]:
     root = data_root()
     made = make_directories(root)
     check_ours(root)
-    try:
-        with locked(root, peer) as may_sweep:
+    with locked(root, peer) as may_sweep:
+        try:
             if may_sweep:
                 sweep(root)
             done = _install(root, wanted, peer)
             if may_sweep:
                 sweep(root)
             return done
-    except BaseException:
-        remove_empty(root, made)
-        raise
+        except BaseException:
+            remove_empty(root, made)
+            raise
 
 
 def _install(root: str, wanted: dict[str, Any], peer: Peer) -> dict[str, Any]:
     name = f"{wanted['version']}-{wanted['tag']}-{wanted['digest'][:8]}"
     place, launcher = f"{root}/{name}", f"{root}/bin/agentd"
+    choice = Choice(root)
+    _refuse_to_go_back(choice, wanted)
     built = not is_complete(place)
     if built:
         build(root, place, wanted, peer)
-    choice = Choice(root)
     had_launcher = os.path.exists(launcher)
     agent = AgentHere(f"{place}/bin/python")
     before = agent.python()
     jobs = agent.jobs()
+    is_other = before is not None and before != f"{place}/bin/python"
     try:
         make_directories(f"{root}/bin")
         write(launcher, _LAUNCHER, 0o700)
         # First the choice, then the end of the old agent: whoever starts one meanwhile, starts
         # the new one.
         choice.set(name)
-        if before is not None and before != f"{place}/bin/python":
+        if is_other:
             peer.tell("say", text="restarting the agent; jobs go on")
             agent.stop()
         peer.tell("say", text="starting the agent")
-        greeting = hello(launcher, wanted)
+        greeting = hello(launcher, wanted, peer.users_umask)
         if agent.python() != f"{place}/bin/python":
             raise SetupError("command", "an agent of another installation answers instead")
+        # It is done: what is left to do is to clear away, and to say so.
+        ignore_signals()
     except BaseException as error:
-        _roll_back(root, place, choice, agent, before, built=built, had_launcher=had_launcher)
+        try:
+            # A second Ctrl-C must not leave the host without its agent.
+            ignore_signals()
+        except SetupError:
+            # It came just now, and by that all others are ignored.
+            pass
+        choice.restore()
+        if before is None:
+            with suppress(SetupError):
+                agent.stop()
+        elif is_other:
+            _bring_back(agent, before, peer.users_umask)
+        _remove_new(root, place, choice, built=built, had_launcher=had_launcher)
         if isinstance(error, SetupError) and error.told["kind"] == "command":
             error.told |= {"kind": "start", "back": choice.former}
         raise
@@ -87,25 +106,39 @@ def _install(root: str, wanted: dict[str, Any], peer: Peer) -> dict[str, Any]:
     return {"agentd": launcher, "hello": greeting, "built": built, "jobs": jobs, "before": before}
 
 
-def _roll_back(
-    root: str,
-    place: str,
-    choice: Choice,
-    agent: AgentHere,
-    before: str | None,
-    *,
-    built: bool,
-    had_launcher: bool,
-) -> None:
-    """Bring back what was: the choice, the agent that ran, nothing where nothing was."""
-    choice.restore()
-    now = agent.python()
-    if now is not None and now != before:
+def _refuse_to_go_back(choice: Choice, wanted: dict[str, Any]) -> None:
+    """Raise SetupError if a newer version is chosen, and it was not said that this is meant."""
+    present = choice.former.partition("-")[0] if choice.former else ""
+    if not wanted["force"] and is_older(wanted["version"], present):
+        raise SetupError("newer", present, version=wanted["version"])
+
+
+def is_older(version: str, other: str) -> bool:
+    """Say whether a version comes before another one; of what is none, nothing is known. Pure."""
+    mine, others = map(_VERSION.fullmatch, (version, other))
+    return mine is not None and others is not None and _order(mine) < _order(others)
+
+
+def _order(version: re.Match[str]) -> tuple[tuple[int, ...], bool, str]:
+    release = tuple(map(int, version["release"].split(".")))
+    # What follows makes it an earlier one: 0.2.0rc1, 0.2.0.dev3 (PEP 440).
+    return release, not version["more"], version["more"]
+
+
+def _bring_back(agent: AgentHere, before: str, users_umask: int) -> None:
+    """Have the agent run that ran before, however far it and the new one have come."""
+    for _ in range(_TRIES):
         with suppress(SetupError):
+            # It may be the old one, which was told to end and has not yet.
             agent.stop()
-    if before is not None and agent.python() is None:
-        with suppress(SetupError):
-            run([before, "-I", "-m", "agentd", "start"], START_WITHIN_S)
+            start([before, "-I", "-m", "agentd"], users_umask)
+        # A new one that was just coming up may have been quicker.
+        if agent.python() == before:
+            return
+
+
+def _remove_new(root: str, place: str, choice: Choice, *, built: bool, had_launcher: bool) -> None:
+    """Leave nothing where nothing was."""
     if built and choice.former != os.path.basename(place):
         remove_tree(place)
     if not had_launcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import threading
 
@@ -17,9 +18,12 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def main(mark: str) -> None:
     """Do what the line after this source asks for, and tell how it went."""
+    # Also where a group's members share everything by default: nobody may change these programs.
+    users_umask = os.umask(0o077)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, give_up)
-    peer = Peer(mark)
+    peer = Peer(mark, users_umask)
+    threading.Thread(target=peer.keep_talking, daemon=True).start()
     try:
         asked = peer.line()
         threading.Thread(target=watch_for_hangup, daemon=True).start()

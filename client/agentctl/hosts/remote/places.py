@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -26,6 +27,8 @@ from agentctl.hosts.remote.peer import Peer, SetupError
 
 _LOCK_WITHIN_S = 180.0
 _POLL_S = 0.05
+# VERSION-TAG-DIGEST: also where a crash took away what is in it.
+_INSTALLATION = re.compile(r"[0-9][^-/]*-cp\d+t?-(?:linux|musl)_[a-z0-9_]+-[0-9a-f]{8}")
 
 
 def data_root() -> str:
@@ -57,7 +60,7 @@ def check_ours(root: str) -> None:
 
 
 def remove_empty(root: str, made: list[str]) -> None:
-    """Remove the directories made for nothing, if nothing came into them."""
+    """Remove the directories made for nothing, if nothing came into them. The lock is held."""
     with suppress(OSError):
         if made and set(os.listdir(root)) <= {"lock"}:
             os.unlink(f"{root}/lock")
@@ -67,12 +70,31 @@ def remove_empty(root: str, made: list[str]) -> None:
 
 @contextmanager
 def locked(root: str, peer: Peer) -> Iterator[bool]:
-    """Hold the root's lock; yields False where the file system knows none."""
-    lock = os.open(f"{root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Hold the root's lock; yields False where the file system knows none.
+
+    The root is made anew if it went while somebody else held the lock.
+    """
+    while True:
+        make_directories(root)
+        try:
+            lock = os.open(f"{root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            is_taken = _take(lock, peer)
+            # Who held it before may have removed it: another one holds what is there now.
+            if not is_taken or _is_at(lock, f"{root}/lock"):
+                yield is_taken
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
     try:
-        yield _take(lock, peer)
-    finally:
-        os.close(lock)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _take(lock: int, peer: Peer) -> bool:
@@ -95,9 +117,10 @@ def _take(lock: int, peer: Peer) -> bool:
 
 def sweep(root: str) -> None:
     """Remove what a crash left. The lock is held."""
-    for name in os.listdir(root):
-        if name.startswith((".new-", ".old-")):
-            remove_tree(f"{root}/{name}")
+    for directory in (root, f"{root}/bin", f"{root}/nodes"):
+        for name in os.listdir(directory) if os.path.isdir(directory) else ():
+            if name.startswith((".new-", ".old-")):
+                remove_tree(f"{directory}/{name}")
 
 
 def remove_tree(path: str) -> None:
@@ -171,3 +194,23 @@ class Choice:
 def installations(root: str) -> list[str]:
     """Return the names of the complete installations."""
     return [name for name in os.listdir(root) if os.path.exists(f"{root}/{name}/install.json")]
+
+
+def ours(root: str) -> list[str]:
+    """Return the names of all that `install` or the search for a Python ever put there.
+
+    In the order in which they may be removed. Where the data home is the state home too, the
+    agent's state is beside them.
+    """
+    complete = {*installations(root)}
+    order = {name: place for place, name in enumerate(("bin", "current", "nodes"), -3)}
+    order |= {"python": 1, "lock": 2}
+    found = [
+        name
+        for name in os.listdir(root)
+        if name in order
+        or name in complete
+        or name.startswith((".new-", ".old-"))
+        or _INSTALLATION.fullmatch(name)
+    ]
+    return sorted(found, key=lambda name: order.get(name, 0))

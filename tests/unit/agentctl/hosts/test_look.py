@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from agentctl.errors import HostUnreachableError
-from agentctl.hosts.look import Findings, answer_lines, look_script, no_python, read_findings
+from agentctl.hosts.look import (
+    Findings,
+    answer_lines,
+    bring_script,
+    look_script,
+    no_python,
+    read_findings,
+)
 
 _MARK = "5b1d"
 
@@ -53,3 +62,21 @@ def test_what_to_do_without_python_is_said() -> None:
 
     assert "found /usr/bin/python3 Python 3.9.2" in text
     assert "agentctl host add gpu1 --python" in text
+
+
+def test_uv_makes_no_directory_for_others(tmp_path: Path) -> None:
+    """Where users share a umask, what uv makes is the user's alone nevertheless."""
+    uv = tmp_path / "uv"
+    uv.write_text('#!/bin/sh\nmkdir -p "$UV_PYTHON_INSTALL_DIR"\n', encoding="utf-8")
+    uv.chmod(0o700)
+
+    subprocess.run(
+        ["sh", "-c", "umask 002; exec sh"],
+        input=bring_script(_MARK, str(uv)),
+        env={"XDG_DATA_HOME": str(tmp_path / "data"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert stat.S_IMODE((tmp_path / "data/agentd").stat().st_mode) == 0o700

@@ -100,3 +100,22 @@ def test_what_cannot_be_served_is_said(other: dict[str, object]) -> None:
 def test_paths_that_shells_act_on_are_not_plain(path: str) -> None:
     """Absolute, ASCII, and nothing special."""
     assert not is_plain_path(path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"libc_version": "2.999999999999"},
+        {"libc_version": "2.²"},
+        {"platform": "linux-../../x"},
+        {"platform": "linux-"},
+        {"platform": f"linux-{'x' * 100}"},
+        {"minor": 10**9},
+        {"major": 4},
+        {"minor": float("inf")},
+    ],
+)
+def test_a_hostile_description_is_refused(other: dict[str, object]) -> None:
+    """No endless list of platforms, no path that leads elsewhere."""
+    with pytest.raises(ValueError, match=r"unknown"):
+        read_target(_TOLD | other)
