@@ -1,4 +1,4 @@
-"""agentd's command line: `start` in the background, `run` in the foreground, `bridge` on stdio.
+"""agentd's command line: `start` in the background, `run` in the foreground, `bridge`, `log`.
 
 Nothing of weight is loaded before it is known that it is needed: a bridge starts once a
 connection, and has to be there in the time of a bare interpreter.
@@ -27,6 +27,7 @@ _POLL_S = 0.01
 _STDERR_LOG_BYTES = 1 << 20
 _REFUSED = 1
 _TRY_AGAIN = 75
+_INTERRUPTED = 130
 
 
 def main() -> int:
@@ -43,6 +44,8 @@ def main() -> int:
                 return _start(paths)
             case "run":
                 return _run(paths)
+            case "log":
+                return _log(paths, arguments)
             case _:
                 from agentd.server import main as server  # noqa: PLC0415  # warden and shims never import gRPC
                 from agentd.system.prctl import die_with_parent  # noqa: PLC0415  # of the server alone
@@ -69,9 +72,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands.add_parser("run", help="run in the foreground, for service managers")
     # Listed only: `main` does not come here with it.
     commands.add_parser("bridge", help="stdin and stdout to the agent's socket, for agentctl")
+    log = commands.add_parser("log", help="print the end of the agent's own logs")
+    log.add_argument("-n", dest="lines", type=int, default=50, metavar="N", help="of each file")
+    log.add_argument("-f", dest="follow", action="store_true", help="go on with what is added")
+    log.add_argument("--mark", default="", help="used by agentctl")
     server = commands.add_parser("server", help="used by the warden")
     server.add_argument("--warden-fd", type=int, required=True)
     return parser.parse_args(argv)
+
+
+def _log(paths: Paths, arguments: argparse.Namespace) -> int:
+    from agentd import ownlog  # noqa: PLC0415  # nobody else needs it
+
+    lines = max(0, arguments.lines)
+    try:
+        shown = ownlog.show(paths.log_dir, lines, follow=arguments.follow, mark=arguments.mark)
+    except BrokenPipeError:
+        return _REFUSED  # Whoever read it has seen enough.
+    except OSError as error:
+        return _refuse(f"cannot write: {error.strerror}")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    if not shown:
+        return _refuse(f"there is no log in {paths.log_dir}: no agent has run here yet")
+    return 0
 
 
 def _run(paths: Paths) -> int:

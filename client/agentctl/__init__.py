@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agentctl.api.client import Client
     from agentctl.api.logs import LogQuery
+    from agentctl.api.trouble import LinkBack, LinkLost, Notice, OnNotice
     from agentctl.errors import (
         AgentctlError,
         AgentNotRunningError,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _HOME_OF = {
     "Client": "agentctl.api.client",
     "LogQuery": "agentctl.api.logs",
+    **dict.fromkeys(("LinkBack", "LinkLost", "Notice", "OnNotice"), "agentctl.api.trouble"),
     **dict.fromkeys(
         (
             "AgentInfo",
@@ -119,11 +121,15 @@ __all__ = [
     "Job",
     "JobNotFoundError",
     "JobState",
+    "LinkBack",
+    "LinkLost",
     "LogQuery",
     "LogTime",
     "Mark",
     "MemAction",
+    "Notice",
     "NoticeKind",
+    "OnNotice",
     "OutputKind",
     "ResourceExhaustedError",
     "TryAgainError",

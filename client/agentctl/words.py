@@ -1,4 +1,4 @@
-"""Bytes that are not text, as they stand in messages."""
+"""Words of others as they may stand in messages and tables."""
 
 from __future__ import annotations
 
@@ -8,14 +8,27 @@ import re
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
-def told(text: str) -> str:
-    r"""Return `text` with every byte that is not UTF-8 written as `\xff`. Pure."""
-    if text.isascii() and "\\udc" not in text:
+def printable(text: str) -> str:
+    """Return `text` with everything a terminal would act on written out. Pure."""
+    if text.isprintable():
         return text
-    escaped = "".join(
-        f"\\udc{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in text
-    )
-    return _BYTE.sub(r"\\x\1", escaped)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004  # surrogateescape (PEP 383): a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def told(text: str) -> str:
+    r"""Return a message as it may stand on a terminal, whoever's words are in it. Pure.
+
+    Its lines stay lines; a byte that is not UTF-8 is written as `\xff`.
+    """
+    shown = "\n".join(map(printable, text.split("\n")))
+    return _BYTE.sub(r"\\x\1", shown) if "\\udc" in shown else shown
 
 
 def is_text(text: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import compileall
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tests.helpers.sshrig import SshRig, Variant, ssh_rig
@@ -26,10 +28,24 @@ def warm_rig(variant: Variant | None = None) -> Iterator[tuple[SshRig, Client]]:
 @contextmanager
 def cold_rig(variant: Variant | None = None) -> Iterator[SshRig]:
     """Yield a rig without crash points whose client knows nobody."""
+    _compile()
     with ssh_rig(variant) as rig:
         # Looking for crash points is a cost that only tests have.
         del rig.client.env["AGENTD_CRASH_DIR"]
         yield rig
+
+
+def _compile() -> None:
+    """Have bytecode of every module, as an installed package has.
+
+    Of one that was edited since there is none where PYTHONDONTWRITEBYTECODE is set: each
+    command would compile it anew, which is a third of its time.
+    """
+    for name in ("agentctl", "agentd", "agentapi"):
+        spec = find_spec(name)
+        assert spec is not None
+        for directory in spec.submodule_search_locations or ():
+            compileall.compile_dir(directory, quiet=1)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ STDLIB_ONLY = (
     "agentd.shim",
     "agentd.warden",
     "agentd.bridge",
+    "agentd.ownlog",
     "agentd.paths",
 )
 

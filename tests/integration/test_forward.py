@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from agentctl.forward.places import Memory
+from agentctl.link.book import state_directory
 from tests.helpers.agent import Agent
 from tests.helpers.jobs import sleeper
 from tests.helpers.wait import is_alive, wait_until
@@ -176,7 +178,7 @@ def test_a_jobs_own_port_is_found_and_serves(agent: Agent) -> None:
         ]
         agent.cli("stop", "web", check=True)
         assert forward.process.wait(20) == 0
-        assert forward.said().splitlines()[-1] == f"job {job_id} is over"
+        assert forward.said().splitlines()[-1] == f"agentctl: job {job_id} is over"
 
 
 def test_a_job_without_a_port_is_waited_for(agent: Agent) -> None:
@@ -189,7 +191,7 @@ def test_a_job_without_a_port_is_waited_for(agent: Agent) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         waiting = process.stderr.readline().decode()
-        assert waiting == "job 1 listens on no port yet; waiting for one\n"
+        assert waiting == "agentctl: job 1 listens on no port yet; waiting for one\n"
         with open(go, "w", encoding="ascii"):
             pass
         assert get(Forward(process, process.stdout.readline().decode(), "").port) == "hello from /"
@@ -247,10 +249,31 @@ def test_a_taken_port_is_passed_over_and_the_other_is_kept(agent: Agent, server:
         first = forward.port
         assert first != server.port
         assert forward.said() == (
-            f"port {server.port} is taken on this machine; using {first} instead\n"
+            f"agentctl: port {server.port} is taken on this machine; using {first} instead\n"
         )
     with forwarding(agent, str(server.port)) as again:
         assert (again.port, again.said()) == (first, "")
+
+
+@pytest.mark.parametrize("choice", ["same", "chosen", "of a job", "remembered"])
+def test_a_port_of_this_machine_is_not_forwarded_to_itself(agent: Agent, choice: str) -> None:
+    """Each connection would make another, without end; and it would take the port from a job."""
+    agent.cli("submit", "--", *sleeper(), check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    words = {"chosen": f"{number}:{number}", "of a job": f"1:{number}"}.get(choice, str(number))
+    if choice == "remembered":
+        Memory(state_directory(agent.env)).keep(f"local  port {number}", number)
+
+    ran = agent.cli("forward", words)
+
+    whose = "1:" if choice == "of a job" else ""
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"agentctl: {number} is a port of this machine already; give another local one: "
+        f"agentctl forward LOCAL:{whose}{number}\n"
+    )
 
 
 def test_half_closed_either_way_the_other_goes_on(agent: Agent, server: Server) -> None:
@@ -355,8 +378,11 @@ def test_an_agent_that_is_stopped_ends_the_connections(agent: Agent, server: Ser
         assert was_reset(end)
 
 
-def test_ctrl_c_ends_it_with_connections_open(agent: Agent, server: Server) -> None:
-    """At once, with the status of a Ctrl-C; nobody takes it for an end of data."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_connections_open(
+    agent: Agent, server: Server, number: signal.Signals
+) -> None:
+    """At once, with the status of that signal; nobody takes it for an end of data."""
     agent.start()
     with (
         forwarding(agent, str(server.port)) as forward,
@@ -365,8 +391,8 @@ def test_ctrl_c_ends_it_with_connections_open(agent: Agent, server: Server) -> N
     ):
         end.sendall(b"x")
         assert peer.recv(1) == b"x"
-        forward.process.send_signal(signal.SIGINT)
-        assert forward.process.wait(10) == 130
+        forward.process.send_signal(number)
+        assert forward.process.wait(10) == 128 + number
         assert was_reset(end)
         assert was_reset(peer)
 

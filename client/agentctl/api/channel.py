@@ -85,17 +85,7 @@ class Connection:
         if line is not None:
             line.channel.close()
         if self.link.is_remote:
-            self._close_link()
-
-    def _close_link(self) -> None:
-        if self._connecting.acquire(blocking=False):
-            try:
-                self.link.close()
-            finally:
-                self._connecting.release()
-        else:
-            # Somebody waits for a host that is away: whoever leaves does not wait with him.
-            threading.Thread(target=self.link.close, daemon=True).start()
+            self.link.close()
 
     @property
     def is_lost(self) -> bool:
@@ -150,7 +140,7 @@ class Connection:
             except grpc.RpcError as error:
                 channel.close()
                 self.link.broken(path)
-                fault = Fault(error)
+                fault = Fault(error, self.link.host)
                 if self._closed or not fault.is_passing:
                     raise fault.to_error() from None
                 patience.spend(fault.to_error())
@@ -225,7 +215,7 @@ class Connection:
                 try:
                     answer = method(line)(request, timeout=CALL_TIMEOUT_S, metadata=METADATA)
                 except grpc.RpcError as error:
-                    fault = Fault(error)
+                    fault = Fault(error, self.link.host)
                     unknown = unknown or not fault.reason
                     self._recover(fault, line, patience)
                 except ValueError as error:
@@ -251,7 +241,7 @@ class Connection:
             channel = self.line(self._patience_s).channel
             return method(channel)(request, timeout=ONCE_TIMEOUT_S, metadata=METADATA)
         except grpc.RpcError as error:
-            raise Fault(error).to_error() from None
+            raise Fault(error, self.link.host).to_error() from None
 
     def stream(
         self,
@@ -299,7 +289,9 @@ class Connection:
                         patience.renew()
                 patience.spend(TryAgainError("the agent ended the answer too early; try again"))
             except grpc.RpcError as error:
-                self._recover(Fault(error), line, patience, deadline_s if endless else None)
+                self._recover(
+                    Fault(error, self.link.host), line, patience, deadline_s if endless else None
+                )
             except ValueError as error:
                 self._replaced(line, error, patience, deadline_s if endless else None)
 
@@ -346,7 +338,7 @@ class Connection:
             self.drop(line)
             patience.spend(error)
         else:
-            self.drop(line, error)
+            self.drop(line, TryAgainError("the link was lost"))
             self._endure(error, patience, until_s)
 
     def _replaced(

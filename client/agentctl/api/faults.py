@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import grpc
 
 from agentctl import errors
+from agentctl.link import LOCAL, is_local, on_host
 
 if TYPE_CHECKING:
     from agentctl.errors import AgentctlError
@@ -46,15 +47,40 @@ _CUT_CODES = (
 )
 
 
+#: How the agent names commands: it does not know under which name its host is known here.
+_AGENT = "agentctl agent "
+_UPGRADE = "agentctl host upgrade HOST"
+_OR_HERE = ", or on this machine: "
+
+
+def _for_host(text: str, host: str) -> str:
+    """Return the agent's words with the commands in them made out to its host. Pure."""
+    before, is_upgrade, rest = text.partition(_UPGRADE + _OR_HERE)
+    if is_local(host):
+        return before + rest
+    if is_upgrade:
+        # The other commands are for the agent of this machine.
+        _, ending, after = rest.partition(" (")
+        return before + _upgrade(host) + ending + after
+    return text.replace(_AGENT, on_host(host, "agent "))
+
+
+def _upgrade(host: str) -> str:
+    import shlex
+
+    return f"agentctl host upgrade {shlex.quote(host)}"
+
+
 class Fault:
     """One failed call, taken apart."""
 
-    def __init__(self, error: grpc.RpcError) -> None:
-        """Read status, reason and text out of what gRPC raised."""
+    def __init__(self, error: grpc.RpcError, host: str = LOCAL) -> None:
+        """Read status, reason and text out of what gRPC raised; `host` is the agent's."""
         # Every error of a synchronous call is also its grpc.Call.
         call = cast("grpc.Call", error)
+        self._host = host
         self.code = call.code()
-        self.text = " ".join((call.details() or "").split())
+        self.text = _for_host(" ".join((call.details() or "").split()), host)
         trailers = dict(call.trailing_metadata() or ())
         reason = trailers.get(REASON_TRAILER, "")
         self.reason = reason if isinstance(reason, str) else reason.decode("ascii", "replace")
@@ -92,13 +118,20 @@ class Fault:
     def _without_reason(self) -> AgentctlError:
         if self.code is grpc.StatusCode.UNIMPLEMENTED:
             return errors.ApiLevelMismatchError(
-                "the agent is of a version that cannot do this; restart it with: "
-                "agentctl agent stop && agentctl agent start (jobs go on)"
+                f"the agent is of a version that cannot do this; {self._renewal} (jobs go on)"
             )
         if self.is_deadline:
             return errors.TryAgainError("the agent did not answer in time; try again")
         if self.is_cut:
             return errors.TryAgainError(
-                f"the agent does not answer ({self.text}); try again, or see: agentctl agent logs"
+                f"the agent does not answer ({self.text}); try again, or see: "
+                f"{on_host(self._host, 'agent logs')}"
             )
         return _BY_CODE.get(self.code, errors.AgentctlError)(self.text)
+
+    @property
+    def _renewal(self) -> str:
+        if is_local(self._host):
+            # The same installation: what runs was there before it was upgraded.
+            return "restart it with: agentctl agent stop && agentctl agent start"
+        return f"bring it to yours with: {_upgrade(self._host)}"

@@ -47,6 +47,24 @@ def _port(port: wire.ListeningPort) -> JobPort:
     return JobPort(place, port.address, port.pid, port.process_name)
 
 
+class _Attempt:
+    """One call of several that a tunnel may need to open."""
+
+    def __init__(self) -> None:
+        """It is not known yet what becomes of it."""
+        self._decided = threading.Event()
+        self._is_open = False
+
+    def decide(self, *, is_open: bool) -> None:
+        """Say what became of it."""
+        self._is_open = is_open
+        self._decided.set()
+
+    def is_open_within(self, most_s: float) -> bool:
+        """Wait until that is known; False too if it is not in time."""
+        return self._decided.wait(most_s) and self._is_open
+
+
 class Tunnel:
     """One connection to a target; `open`, then iterate over what it says."""
 
@@ -77,15 +95,16 @@ class Tunnel:
             except TryAgainError as error:
                 patience.spend(error)
                 continue
-            opened = threading.Event()
+            attempt = _Attempt()
             try:
                 call = ForwardServiceStub(line.channel).Connect(
-                    self._requests(opened, read), metadata=METADATA
+                    self._requests(attempt, read), metadata=METADATA
                 )
                 self._call = call
                 next(call)
             except grpc.RpcError as error:
-                fault = Fault(error)
+                attempt.decide(is_open=False)
+                fault = Fault(error, self._connection.link.host)
                 if self._closed.is_set() or not fault.is_passing:
                     raise fault.to_error() from None
                 if fault.is_cut:
@@ -93,19 +112,20 @@ class Tunnel:
                 patience.spend(fault.to_error())
             except ValueError:
                 # How gRPC says that another thread has just closed this channel.
+                attempt.decide(is_open=False)
                 patience.spend(TryAgainError("the connection was closed under the call; try again"))
             else:
                 self._answers = call
-                opened.set()
+                attempt.decide(is_open=True)
                 return
 
     def _requests(
-        self, opened: threading.Event, read: Callable[[], bytes]
+        self, attempt: _Attempt, read: Callable[[], bytes]
     ) -> Iterator[wire.ConnectRequest]:
         yield wire.ConnectRequest(target=_target(self._target))
-        # gRPC asks in a thread of its own, which must not outlive a call that never opens.
-        if not opened.wait(_OPEN_WITHIN_S):
-            self.close()
+        # gRPC asks in a thread of its own, which must not outlive a call that never opens; and
+        # of what it does then only this attempt may hear, not the one that came after it.
+        if not attempt.is_open_within(_OPEN_WITHIN_S):
             return
         try:
             while data := read():
@@ -126,7 +146,7 @@ class Tunnel:
             for answer in self._answers:
                 yield answer.data
         except grpc.RpcError as error:
-            raise Fault(error).to_error() from None
+            raise Fault(error, self._connection.link.host).to_error() from None
 
     def close(self) -> None:
         """Break off, if it has not ended. May be called twice, and in any thread."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import click
 
-from agentctl.commands.base import SHARED_OPTIONS, Settings, Verb, note, out, out_lines, palette
-from agentctl.errors import (
-    AgentctlError,
-    AgentNotRunningError,
-    HostUnreachableError,
-    TryAgainError,
+from agentctl.commands.base import (
+    SHARED_OPTIONS,
+    Settings,
+    Verb,
+    client_of,
+    note,
+    out,
+    out_lines,
+    palette,
 )
+from agentctl.errors import AgentctlError, AgentNotRunningError, TryAgainError
+from agentctl.link import LOCAL, is_local, on_host
 
 if TYPE_CHECKING:
     from agentctl.link.local import LocalLink
@@ -35,21 +39,27 @@ def command() -> None:
     """
 
 
-def _link(settings: Settings) -> LocalLink:
-    from agentctl.link import open_link
+def _link() -> LocalLink:
     from agentctl.link.local import LocalLink
 
-    link = open_link(settings.chosen_host())
-    if not isinstance(link, LocalLink):
-        raise HostUnreachableError(f"the agent of {link.host} cannot be managed from here")
-    return link
+    return LocalLink.of_environment(start_agent=True)
 
 
-@command.command("start", cls=Verb, examples="agentctl agent start")
+_START_EXAMPLES = """
+agentctl agent start
+agentctl -H gpu1 agent start
+"""
+
+
+@command.command("start", cls=Verb, examples=_START_EXAMPLES)
 @click.pass_obj
 def start(settings: Settings) -> None:
     """Start the agent unless it runs."""
-    link = _link(settings)
+    host = settings.chosen_host() or LOCAL
+    if not is_local(host):
+        _start_far(host)
+        return
+    link = _link()
     path = link.answering_socket()
     if path is not None:
         if link.doubt(path) is not None:
@@ -61,22 +71,50 @@ def start(settings: Settings) -> None:
     note(f"the agent runs, pid {link.warden_pid()}")
 
 
+def _start_far(host: str) -> None:
+    pid = _warden_pid_at(host)
+    if pid is not None:
+        note(f"the agent on {host} runs already, pid {pid}")
+        return
+    with client_of(host) as client:
+        note(f"the agent on {host} runs, pid {client.agent_info().warden_pid}")
+
+
+def _warden_pid_at(host: str) -> int | None:
+    """Return the pid of a remote host's agent, or None if there is none. Raises AgentctlError."""
+    try:
+        with client_of(host, start_agent=False) as client:
+            return client.agent_info().warden_pid
+    except AgentNotRunningError:
+        return None
+
+
 @command.command(
     "stop",
     cls=Verb,
     examples="""
     agentctl agent stop
     agentctl agent stop && agentctl agent start    # after an upgrade
+    agentctl -H gpu1 agent stop
     """,
 )
 @click.pass_obj
 def stop(settings: Settings) -> None:
     """End the agent; the jobs go on. With --json it says whether there was one to stop."""
-    link = _link(settings)
+    host = settings.chosen_host() or LOCAL
+    stopped = _stop_here(settings) if is_local(host) else _stop_far(host)
+    if settings.json:
+        import json
+
+        out(json.dumps({"stopped": stopped}))
+
+
+def _stop_here(settings: Settings) -> bool:
+    """Stop the agent of this machine; say whether there was one."""
+    link = _link()
     if link.answering_socket() is None and not link.warden_lives():
         note("no agent is running")
-        _say_stopped(settings, stopped=False)
-        return
+        return False
     warden_pid = link.warden_pid()
     _ask_to_end(settings, link)
     deadline_s = time.monotonic() + _STOP_WITHIN_S
@@ -90,14 +128,40 @@ def stop(settings: Settings) -> None:
         note("the agent has ended, and a command that follows a job has started the next one")
     else:
         note("the agent has ended; the jobs go on")
-    _say_stopped(settings, stopped=True)
+    return True
 
 
-def _say_stopped(settings: Settings, *, stopped: bool) -> None:
-    if settings.json:
-        import json
+def _stop_far(host: str) -> bool:
+    """Stop the agent of a remote host; say whether there was one."""
+    try:
+        with client_of(host, start_agent=False) as client:
+            # Asked first, on a link that may have to be mended: the other is asked once only.
+            warden_pid = client.agent_info().warden_pid
+            client.stop_agent()
+    except AgentNotRunningError:
+        note(f"no agent is running on {host}")
+        return False
+    deadline_s = time.monotonic() + _STOP_WITHIN_S
+    while (now := _warden_pid_soon(host, warden_pid)) == warden_pid:
+        if time.monotonic() > deadline_s:
+            raise TryAgainError(
+                f"the agent on {host} still runs after {_STOP_WITHIN_S:.0f} s; see: "
+                f"{on_host(host, 'agent logs')}"
+            )
+        time.sleep(_LOOK_EVERY_S)
+    if now is None:
+        note(f"the agent on {host} has ended; the jobs go on")
+    else:
+        note(f"the agent on {host} has ended, and somebody there has started the next one")
+    return True
 
-        out(json.dumps({"stopped": stopped}))
+
+def _warden_pid_soon(host: str, before: int) -> int | None:
+    """Return the pid as it is now; an agent that is ending, and does not answer, is there still."""
+    try:
+        return _warden_pid_at(host)
+    except TryAgainError:
+        return before
 
 
 def _still_there(link: LocalLink, warden_pid: int | None) -> bool:
@@ -119,7 +183,14 @@ def _ask_to_end(settings: Settings, link: LocalLink) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-@command.command("status", cls=Verb, examples="agentctl agent status\nagentctl agent status --json")
+_STATUS_EXAMPLES = """
+agentctl agent status
+agentctl agent status --json
+agentctl -H gpu1 agent status
+"""
+
+
+@command.command("status", cls=Verb, examples=_STATUS_EXAMPLES)
 @click.pass_obj
 def status(settings: Settings) -> None:
     """Say who runs where. Exits with 1 if no agent runs."""
@@ -135,23 +206,26 @@ def status(settings: Settings) -> None:
         out_lines(agent_block(info, datetime.now(UTC), palette()))
 
 
-@command.command("logs", cls=Verb, examples="agentctl agent logs\nagentctl agent logs --tail 500")
+_LOGS_EXAMPLES = """
+agentctl agent logs
+agentctl agent logs -f --tail 500
+agentctl -H gpu1 agent logs
+"""
+
+
+@command.command("logs", cls=Verb, examples=_LOGS_EXAMPLES)
 @click.option(
     "-n", "--tail", type=click.IntRange(0), default=50, metavar="N", help="Last lines of each file."
 )
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
 @click.pass_obj
-def logs(settings: Settings, tail: int) -> None:
-    """Print the end of the agent's own logs, each below its name as tail(1) does."""
+def logs(settings: Settings, tail: int, *, follow: bool) -> None:
+    """Print the end of the agent's own logs, each below its name as tail(1) does.
+
+    The agent itself is not asked and need not run.
+    """
     settings.refuse_json("the log is JSON by itself")
-    directory = _link(settings).paths.log_dir
-    try:
-        files = sorted(entry.path for entry in os.scandir(directory) if entry.name.endswith(".log"))
-    except OSError:
-        files = []
-    if not files:
-        raise AgentNotRunningError(f"there is no log in {directory}: no agent has run here yet")
-    for number, path in enumerate(files):
-        blank = "\n" if number else ""
-        out(f"{blank}==> {os.path.basename(path)} <==")
-        with open(path, encoding="utf-8", errors="backslashreplace") as file:
-            out_lines(line.rstrip("\n") for line in deque(file, maxlen=tail))
+    host = settings.chosen_host() or LOCAL
+    from agentctl.commands.agentlog import print_log
+
+    print_log(host, tail, follow=follow)

@@ -44,8 +44,7 @@ class Settings:
         host, source = self._named()
         if host and "," in host:
             raise InvalidSpecError(
-                f"{source} names several hosts, {host!r}: those go with ls, events and wait; "
-                "name one with -H"
+                f"{source} {host}: only ls, events and wait take several hosts; name one"
             )
         try:
             _check_host(host, source)
@@ -148,8 +147,8 @@ def load_client() -> None:
 
 def _tell_notice(notice: Notice) -> None:
     from agentctl.api.trouble import LinkLost
-    from agentctl.render.table import printable
     from agentctl.render.units import format_duration
+    from agentctl.words import printable
 
     if isinstance(notice, LinkLost):
         say(f"agentctl: reconnecting to {notice.host} ... ({printable(notice.why)})")
@@ -190,6 +189,7 @@ def _keep_all_hosts(ctx: click.Context, _: click.Parameter, value: bool) -> None
         ctx.ensure_object(Settings).all_hosts = True
 
 
+_ALL_HOSTS = "all_hosts"
 #: For verbs that can ask several hosts at once.
 all_hosts_option = click.option(
     "--all-hosts",
@@ -211,14 +211,17 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-SHARED_OPTIONS: tuple[click.Option, ...] = (
-    click.Option(
+def _host_option(metavar: str) -> click.Option:
+    return click.Option(
         ["-H", "--host"],
-        metavar="HOST",
+        metavar=metavar,
         expose_value=False,
         callback=_keep_host,
         help="Whose agent to talk to; without it this machine's.",
-    ),
+    )
+
+
+_SHARED_BY_ALL = (
     click.Option(
         ["--json"],
         is_flag=True,
@@ -235,6 +238,8 @@ SHARED_OPTIONS: tuple[click.Option, ...] = (
         help="Print the version and exit.",
     ),
 )
+SHARED_OPTIONS: tuple[click.Option, ...] = (_host_option("HOST"), *_SHARED_BY_ALL)
+_SHARED_BY_SEVERAL = (_host_option("HOST[,HOST...]"), *_SHARED_BY_ALL)
 
 
 class Verb(click.Command):
@@ -242,7 +247,9 @@ class Verb(click.Command):
 
     def __init__(self, *args: Any, examples: str = "", **kwargs: Any) -> None:  # noqa: ANN401  # click's own arguments, passed on
         """Take what click takes, and lines of examples."""
-        kwargs["params"] = [*(kwargs.get("params") or []), *SHARED_OPTIONS]
+        own: list[click.Parameter] = kwargs.get("params") or []
+        takes_several = any(option.name == _ALL_HOSTS for option in own)
+        kwargs["params"] = [*own, *(_SHARED_BY_SEVERAL if takes_several else SHARED_OPTIONS)]
         super().__init__(*args, **kwargs)
         self.examples = [line.strip() for line in examples.strip().splitlines()]
 
@@ -305,17 +312,6 @@ def say(text: str) -> None:
     if sys.stderr is not None:
         sys.stderr.write(f"{told(text)}\n")
         sys.stderr.flush()
-
-
-def on_host(host: str, command: str) -> str:
-    """Return the line that runs `command`, without its first word, on this host. Pure."""
-    from agentctl.link import is_local
-
-    if is_local(host):
-        return f"agentctl {command}"
-    import shlex
-
-    return f"agentctl -H {shlex.quote(host)} {command}"
 
 
 def palette() -> Palette:

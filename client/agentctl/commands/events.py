@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agentctl.commands.base import Settings, Verb, all_hosts_option, out, palette, warn
-from agentctl.commands.jobs import find
+from agentctl.commands.base import Settings, Verb, all_hosts_option, out, palette, say, warn
+from agentctl.commands.jobs import any_names_a_host, find_at_host
 from agentctl.errors import EXIT_UNREACHABLE
 
 if TYPE_CHECKING:
+    from agentctl.api.trouble import Notice
     from agentctl.model import Event
     from agentctl.render.color import Palette
 
@@ -43,17 +44,18 @@ def command(settings: Settings, *, follow: bool, tail: int | None, jobs: tuple[s
     """Print what happened to the jobs, one line an event, oldest first.
 
     With --json one object a line. Of several hosts (-H a,b,c or --all-hosts) each line names
-    its host and a JOB is HOST:JOB; if one of them cannot be asked, the exit code is 69.
+    its host; if one of them cannot be asked, the exit code is 69. With -f a host that is away is
+    waited for. HOST:JOB is a job of another host.
     """
     from agentctl.render.jobs import event_line
 
     colours = palette()
     if follow and tail is None:
         tail = _FOLLOW_TAIL
-    if settings.several:
+    if settings.several or any_names_a_host(jobs):
         return _print_several(settings, jobs, tail, follow=follow)
     with settings.client() as client:
-        chosen = [find(client, reference).id for reference in jobs]
+        chosen = [find_at_host(client, reference).id for reference in jobs]
         after_seq = 0 if tail is None else max(0, client.last_event_seq() - tail)
         for event in client.events(follow=follow, after_seq=after_seq, job_ids=chosen):
             out(_json_of(event) if settings.json else event_line(event, colours))
@@ -77,7 +79,7 @@ def _print_several(
     question = Question.of(settings.chosen_hosts(), jobs, tail, follow=follow)
     colours = palette()
     code = 0
-    for item in events_of_hosts(question, settings.clients()):
+    for item in events_of_hosts(question, settings.clients(), _tell_joining):
         if isinstance(item, Silent):
             warn(f"agentctl: {item.host}: {item.why}")
             code = EXIT_UNREACHABLE
@@ -86,6 +88,17 @@ def _print_several(
         if follow:
             sys.stdout.flush()
     return code
+
+
+def _tell_joining(notice: Notice) -> None:
+    from agentctl.api.trouble import LinkLost
+    from agentctl.render.units import format_duration
+    from agentctl.words import printable
+
+    if isinstance(notice, LinkLost):
+        say(f"agentctl: waiting for {notice.host} ... ({printable(notice.why)})")
+    else:
+        say(f"agentctl: {notice.host} answers after {format_duration(notice.away_s)}")
 
 
 def _line_of(event: Event, colours: Palette) -> str:

@@ -9,11 +9,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from agentctl.api.logs import LogQuery
-from agentctl.commands.base import note, on_host, warn
+from agentctl.commands.base import note, warn
 from agentctl.commands.copying import STDERR, STDOUT, LogCopy
 from agentctl.commands.pauses import pauses_told
 from agentctl.commands.status import shell_status
 from agentctl.errors import AgentctlError, WrongStateError
+from agentctl.link import on_host
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client

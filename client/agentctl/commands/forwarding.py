@@ -15,6 +15,7 @@ from agentctl.commands.base import out, warn
 from agentctl.commands.jobs import find
 from agentctl.errors import (
     AgentctlError,
+    InvalidSpecError,
     JobNotFoundError,
     RefusedError,
     TryAgainError,
@@ -23,10 +24,14 @@ from agentctl.errors import (
 from agentctl.forward.places import Memory, candidates, listen
 from agentctl.forward.relay import Relay
 from agentctl.forward.request import Wanted
+from agentctl.link import is_local
 from agentctl.link.book import state_directory
 from agentctl.ports import Place, Target, TcpPlace, UnixPlace
+from agentctl.words import printable
 
 if TYPE_CHECKING:
+    import socket
+
     from agentctl.api.client import Client
     from agentctl.model import Job
 
@@ -98,7 +103,7 @@ class Session:
         try:
             found = ports_of(self._client.connection, one.job.id)
         except (WrongStateError, JobNotFoundError):
-            warn(f"job {one.job.id} is over")
+            warn(f"agentctl: job {one.job.id} is over")
             self._drop(one.job)
             return False
         except TryAgainError:
@@ -111,7 +116,7 @@ class Session:
                 self._forward(port.place, one.job, None, port.process_name)
         if not found and one.job.id not in self._told_waiting:
             self._told_waiting.add(one.job.id)
-            warn(f"job {one.job.id} listens on no port yet; waiting for one")
+            warn(f"agentctl: job {one.job.id} listens on no port yet; waiting for one")
         return True
 
     def _has_ports(self, job: Job) -> bool:
@@ -134,10 +139,12 @@ class Session:
             raise RefusedError(
                 f"no local port for {place}: {error.strerror}; name one: agentctl forward LOCAL:…"
             ) from None
+        if number is not None and is_local(self._client.host):
+            _refuse_itself(listener, number, job)
         relay = Relay(listener, lambda: Tunnel(self._client.connection, target), self._complain)
         self._relays[target] = relay
         if relay.port != ports[0] != 0:
-            warn(f"port {ports[0]} is taken on this machine; using {relay.port} instead")
+            warn(f"agentctl: port {ports[0]} is taken on this machine; using {relay.port} instead")
         self._keep(key, relay.port)
         self._tell(relay.port, target, job, program)
 
@@ -156,9 +163,25 @@ class Session:
             out(json.dumps(_to_json(url, port, target, self._client.host, program)))
         else:
             whose = "" if job is None else f" of job {job.id}{f' ({job.name})' if job.name else ''}"
-            out(f"{url}  {self._client.host}: {target.place}{whose}")
+            out(printable(f"{url}  {self._client.host}: {target.place}{whose}"))
         if sys.stdout is not None:
             sys.stdout.flush()
+
+
+def _refuse_itself(listener: socket.socket, number: int, job: Job | None) -> None:
+    """Raise InvalidSpecError for a listener of this machine that would lead to itself.
+
+    Every connection would make the next one, without end; and a job that is to listen there
+    could not any more.
+    """
+    if listener.getsockname()[1] != number:
+        return
+    listener.close()
+    whose = "" if job is None else f"{job.name or job.id}:"
+    raise InvalidSpecError(
+        f"{number} is a port of this machine already; give another local one: "
+        f"agentctl forward LOCAL:{whose}{number}"
+    )
 
 
 def _named(job: Job | None) -> str:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agentctl.commands.base import SHARED_OPTIONS, Settings, Verb, note, out, out_lines, warn
-from agentctl.errors import AgentctlError, RefusedError
+from agentctl.commands.base import SHARED_OPTIONS, Settings, Verb, note, out, out_lines, say, warn
+from agentctl.errors import EXIT_UNREACHABLE, AgentctlError, RefusedError
 
 if TYPE_CHECKING:
-    from agentctl.hosts.roll import Row
     from agentctl.hosts.setup import Installed, Wish
     from agentctl.link.book import Host, HostBook
+    from agentctl.several.roll import Row
 
 _ASK_WITHIN_S = 1.0
 
@@ -48,21 +48,23 @@ def _is_person_here() -> bool:
     return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
 
-def _wish(*, offline: bool = False, python: str | None = None) -> Wish:
+def _wish(*, offline: bool = False, python: str | None = None, force: bool = False) -> Wish:
     from agentctl.hosts.setup import Wish
 
-    return Wish(offline=offline, python=python, interactive=_is_person_here())
+    return Wish(offline=offline, python=python, interactive=_is_person_here(), force=force)
 
 
 _OFFLINE = click.option(
     "--offline", is_flag=True, help="Send everything over the link; the server fetches nothing."
 )
 _PYTHON = click.option("--python", metavar="PATH", help="The server's Python to use.")
+_FORCE = click.option("--force", is_flag=True, help="Put an older version over a newer one.")
 
 
 @command.command(
     "add",
     cls=Verb,
+    short_help="Set up a server.",
     examples="""
     agentctl host add gpu1                        # a name that ssh knows
     agentctl host add gpu1 me@gpu1.example.org
@@ -73,6 +75,7 @@ _PYTHON = click.option("--python", metavar="PATH", help="The server's Python to 
 @click.argument("destination", required=False)
 @_OFFLINE
 @_PYTHON
+@_FORCE
 @click.pass_obj
 def add(
     settings: Settings,
@@ -80,6 +83,7 @@ def add(
     destination: str | None,
     offline: bool,  # noqa: FBT001  # click's flag
     python: str | None,
+    force: bool,  # noqa: FBT001  # click's flag
 ) -> None:
     """Set up the server that ssh reaches as DESTINATION (or NAME) under the name NAME.
 
@@ -87,7 +91,7 @@ def add(
     """
     from agentctl.hosts import setup
 
-    wish = _wish(offline=offline, python=python)
+    wish = _wish(offline=offline, python=python, force=force)
     installed = setup.add(_book(), name, destination, wish, note)
     _tell(settings, installed)
 
@@ -121,6 +125,7 @@ def _to_json(host: Host) -> dict[str, Any]:
 @command.command(
     "upgrade",
     cls=Verb,
+    short_help="Bring a host to this version.",
     examples="""
     agentctl host upgrade gpu1
     agentctl host upgrade --all
@@ -130,6 +135,7 @@ def _to_json(host: Host) -> dict[str, Any]:
 @click.option("--all", "everyone", is_flag=True, help="Every host of the book.")
 @_OFFLINE
 @_PYTHON
+@_FORCE
 @click.pass_obj
 def upgrade(
     settings: Settings,
@@ -137,6 +143,7 @@ def upgrade(
     everyone: bool,  # noqa: FBT001  # click's flag
     offline: bool,  # noqa: FBT001  # click's flag
     python: str | None,
+    force: bool,  # noqa: FBT001  # click's flag
 ) -> int:
     """Bring the agent there to this client's version; running jobs go on.
 
@@ -148,7 +155,7 @@ def upgrade(
         raise click.UsageError("name one host, or say --all")
     book = _book()
     hosts = book.all() if name is None else (_known(book, name),)
-    wish = _wish(offline=offline, python=python)
+    wish = _wish(offline=offline, python=python, force=force)
     code = 0
     for host in hosts:
         try:
@@ -165,6 +172,7 @@ def upgrade(
 @command.command(
     "rm",
     cls=Verb,
+    short_help="Remove a host.",
     examples="""
     agentctl host rm gpu1
     agentctl host rm --purge gpu1      # the jobs' output and records too
@@ -188,12 +196,10 @@ def rm(
     is given.
     """
     from agentctl.hosts import setup
-    from agentctl.hosts.roll import SeenFile
     from agentctl.several.cache import HostCache
 
     book = _book()
     removed = setup.remove(book, _known(book, name), _wish(), note, purge=purge, force=force)
-    SeenFile.of_environment(_environment()).forget(name)
     HostCache.of_environment().forget(name)
     if removed.left_behind:
         warn(f"{name} is forgotten here; the server was not cleared: {removed.left_behind}")
@@ -209,37 +215,44 @@ def rm(
         out(json.dumps({"removed": name, "cleared": not removed.left_behind}))
 
 
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
-
-
-@command.command("ls", cls=Verb, examples="agentctl host ls\nagentctl host ls --json")
+@command.command(
+    "ls",
+    cls=Verb,
+    short_help="List the hosts and how they are.",
+    examples="""
+    agentctl host ls
+    agentctl host ls --json
+    """,
+)
 @click.pass_obj
 def ls(settings: Settings) -> None:
-    """List the hosts: who answers now, and when the others were last seen."""
-    from agentctl.hosts.roll import ask_all
+    """List the hosts: who answers now, and of the others why not and when they last did."""
+    from agentctl.several.roll import call_the_roll
 
     hosts = _book().all()
     if not hosts and not settings.json:
         note("there are no hosts yet; add one: agentctl host add NAME")
         return
-    rows = ask_all(hosts, _ASK_WITHIN_S)
-    out_lines(_json_lines(rows) if settings.json else _table_lines(rows))
+    rows = call_the_roll(hosts, _ASK_WITHIN_S)
+    if settings.json:
+        out_lines(_json_lines(rows))
+        return
+    out_lines(_table_lines(rows))
+    for line in _complaint_lines(rows):
+        warn(f"agentctl: {line}")
 
 
 def _json_lines(rows: list[Row]) -> list[str]:
-    from agentctl.hosts.roll import STATE_WORDS, Away, Foreign
     from agentctl.render.jobs import dump_lines
     from agentctl.render.units import format_rfc3339
+    from agentctl.several.roll import STATE_WORDS, Away, Foreign
 
     def line(row: Row) -> dict[str, Any]:
         seen = row.seen
         return _to_json(row.host) | {
             "state": STATE_WORDS[type(row.state)].replace(" ", "-"),
-            "version": seen.version if seen else row.host.version,
-            "jobs": seen.jobs if seen else None,
+            "version": row.version,
+            "jobs": row.jobs,
             "last_seen_at": format_rfc3339(seen.at) if seen else None,
             "error": row.state.why if isinstance(row.state, Away | Foreign) else None,
         }
@@ -247,13 +260,34 @@ def _json_lines(rows: list[Row]) -> list[str]:
     return list(dump_lines(map(line, rows)))
 
 
+def _complaint_lines(rows: list[Row]) -> list[str]:
+    from datetime import UTC, datetime
+
+    from agentctl.render.jobs import absence_line
+    from agentctl.several.roll import Away, Foreign
+
+    now = datetime.now(UTC)
+    lines = []
+    for row in rows:
+        match row.state:
+            case Away(why):
+                seen_at = row.seen.at if row.seen else None
+                lines.append(absence_line(row.host.name, why, seen_at, now))
+            case Foreign(why):
+                lines.append(f"{row.host.name}: {why}")
+            case _:
+                continue
+    return lines
+
+
 def _table_lines(rows: list[Row]) -> list[str]:
     from datetime import UTC, datetime
 
     from agentctl.commands.base import palette, table_width
-    from agentctl.hosts.roll import STATE_WORDS, Up
-    from agentctl.render.table import Cell, Column, join, layout, printable
+    from agentctl.render.table import Cell, Column, join, layout
     from agentctl.render.units import format_age
+    from agentctl.several.roll import STATE_WORDS, Up
+    from agentctl.words import printable
 
     columns = (
         Column("HOST", yields=True),
@@ -272,8 +306,8 @@ def _table_lines(rows: list[Row]) -> list[str]:
             Cell(printable(row.host.name)),
             Cell(printable(row.host.destination)),
             Cell(STATE_WORDS[type(row.state)], "green" if is_up else "yellow"),
-            Cell(printable(seen.version if seen else row.host.version)),
-            Cell(str(seen.jobs) if seen else "-", "" if is_up else "dim"),
+            Cell(printable(row.version)),
+            Cell("-" if row.jobs is None else str(row.jobs), "" if is_up else "dim"),
             Cell(ago),
         ]
 
@@ -289,6 +323,8 @@ def offer_to_add(name: str) -> bool:
 
     Raises:
         AgentctlError: It was wanted, and did not work.
+        click.exceptions.Exit: It was not wanted: there is nothing more to say.
+        KeyboardInterrupt: Instead of an answer.
 
     """
     from agentctl.hosts import setup
@@ -301,7 +337,13 @@ def offer_to_add(name: str) -> bool:
     except AgentctlError:
         return False
     question = f"{name} is not set up yet; set it up now (as: agentctl host add {name})?"
-    if not click.confirm(question, default=False, err=True):
-        return False
+    try:
+        is_wanted = click.confirm(question, default=False, err=True)
+    except click.Abort:
+        # Ctrl-C or Ctrl-D; the prompt has no end of line yet.
+        say("")
+        raise KeyboardInterrupt from None
+    if not is_wanted:
+        raise click.exceptions.Exit(EXIT_UNREACHABLE)
     setup.add(_book(), name, None, _wish(), note)
     return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agentctl.commands.base import Settings, out_lines, warn
-from agentctl.errors import AgentctlError, AmbiguousNameError
+from agentctl.errors import AgentctlError, AmbiguousNameError, JobNotFoundError
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client
@@ -35,6 +35,25 @@ def find(client: Client, reference: str) -> Job:
 
         listed = candidates_text(error.candidates, datetime.now(UTC))
         raise AmbiguousNameError(f"{error}: {listed}", error.candidates) from None
+
+
+def find_at_host(client: Client, reference: str) -> Job:
+    """Do as `find`, for a verb that takes HOST:JOB: say whether the host is what is not known."""
+    try:
+        return find(client, reference)
+    except JobNotFoundError as error:
+        from agentctl.several.references import explained
+
+        raise explained(error, reference) from None
+
+
+def any_names_a_host(references: Sequence[str]) -> bool:
+    """Say whether one of them is HOST:JOB of a host that is known."""
+    if not any(":" in reference for reference in references):
+        return False
+    from agentctl.several import references as several
+
+    return several.any_names_a_host(references)
 
 
 def on_each(

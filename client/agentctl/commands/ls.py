@@ -17,7 +17,8 @@ from agentctl.commands.base import (
     warn,
 )
 from agentctl.commands.kinds import Pair
-from agentctl.errors import EXIT_UNREACHABLE, InvalidSpecError
+from agentctl.errors import EXIT_UNREACHABLE, ApiLevelMismatchError, InvalidSpecError
+from agentctl.link import is_local, on_host
 
 if TYPE_CHECKING:
     from agentctl.model import Job
@@ -85,10 +86,10 @@ def command(
 
             out_lines(dump_lines(job_to_json(job) for job in jobs))
             return 0
-        listed = list(jobs)
+        listed, host = list(jobs), client.host
         if client.is_remote and not filtered:
             _remember(client.host, listed)
-    _print_table(listed, filtered=filtered, everything=everything)
+    _print_table(listed, host, filtered=filtered, everything=everything)
     return 0
 
 
@@ -113,11 +114,11 @@ def _list_several(settings: Settings, wanted: Filter) -> int:
         fresh = (job for job in listing.jobs if job.host not in absent)
         out_lines(dump_lines(job_to_json(job) for job in fresh))
     else:
-        _print_several(listing)
+        _print_several(listing, filtered=not wanted.is_whole)
     return EXIT_UNREACHABLE if listing.absent else 0
 
 
-def _print_several(listing: Listing) -> None:
+def _print_several(listing: Listing, *, filtered: bool) -> None:
     from datetime import UTC, datetime
 
     from agentctl.render.jobs import absence_line, job_table_of_hosts
@@ -127,23 +128,30 @@ def _print_several(listing: Listing) -> None:
     if listing.jobs:
         out_lines(job_table_of_hosts(listing.jobs, seen_at, now, palette(), table_width()))
     elif not listing.absent:
-        note("no such job on any of these hosts")
+        note("no such job on any of these hosts" if filtered else "no jobs on these hosts yet")
     for host in listing.absent:
-        warn(f"agentctl: {absence_line(host.host, str(host.why), host.seen_at, now)}")
+        if isinstance(host.why, ApiLevelMismatchError):
+            # It did answer.
+            warn(f"agentctl: {host.host}: {host.why}")
+        else:
+            warn(f"agentctl: {absence_line(host.host, str(host.why), host.seen_at, now)}")
 
 
-def _print_table(jobs: list[Job], *, filtered: bool, everything: bool) -> None:
+def _print_table(jobs: list[Job], host: str, *, filtered: bool, everything: bool) -> None:
     from datetime import UTC, datetime
 
     from agentctl.render.jobs import job_table
 
     if not jobs:
-        note(
-            "no such job; agentctl ls --all looks further back"
-            if filtered
-            else "no jobs yet; start one with: agentctl submit -- COMMAND"
-        )
+        note(_none_line(host, filtered=filtered))
         return
     out_lines(job_table(jobs, datetime.now(UTC), palette(), table_width()))
     if not everything and sum(job.is_over for job in jobs) >= _RECENT:
-        note("older ones: agentctl ls --all")
+        note(f"older ones: {on_host(host, 'ls --all')}")
+
+
+def _none_line(host: str, *, filtered: bool) -> str:
+    if filtered:
+        return f"no such job; {on_host(host, 'ls --all')} looks further back"
+    where = "" if is_local(host) else f" on {host}"
+    return f"no jobs{where} yet; start one with: {on_host(host, 'submit -- COMMAND')}"

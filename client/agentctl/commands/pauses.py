@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from agentctl.commands.base import on_host, warn
+from agentctl.commands.base import warn
 from agentctl.errors import AgentctlError
+from agentctl.link import on_host
 from agentctl.model import Event, Job, JobState
-from agentctl.render.table import printable
+from agentctl.words import printable
 
 if TYPE_CHECKING:
     from agentctl.api.client import Client

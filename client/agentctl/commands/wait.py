@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from agentctl.commands.base import Settings, Verb, all_hosts_option, out_lines, warn
-from agentctl.commands.jobs import find, jobs_argument
+from agentctl.commands.jobs import any_names_a_host, find_at_host, jobs_argument
 from agentctl.commands.kinds import DURATION
 from agentctl.commands.status import shell_status
 from agentctl.errors import AgentctlError, WaitTimeoutError
@@ -38,10 +39,10 @@ def command(settings: Settings, timeout: float | None, jobs: tuple[str, ...]) ->
     start counts as 1, a lost one as 70. With --json the jobs are one array. HOST:JOB is a job
     of another host; one that is out of reach is waited for, and never counts as an end.
     """
-    if settings.several or _any_names_a_host(jobs):
+    if settings.several or any_names_a_host(jobs):
         return _wait_on_several(settings, jobs, timeout)
     with settings.client() as client:
-        over = _wait_for_all(client, [find(client, job) for job in jobs], timeout)
+        over = _wait_for_all(client, [find_at_host(client, job) for job in jobs], timeout)
     if settings.json:
         from agentctl.render.jobs import dump_lines, job_to_json
 
@@ -51,34 +52,43 @@ def command(settings: Settings, timeout: float | None, jobs: tuple[str, ...]) ->
 
 
 def _wait_for_all(client: Client, jobs: list[Job], timeout_s: float | None) -> list[Job]:
+    limit = _Limit.of(timeout_s)
+    return [_wait_for(client, job, limit) for job in jobs]
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """How long all jobs together are waited for."""
+
+    #: As it was asked for; None: for ever.
+    timeout_s: float | None
+    #: Of time.monotonic().
+    ends_s: float
+
+    @classmethod
+    def of(cls, timeout_s: float | None) -> _Limit:
+        """Begin now."""
+        return cls(timeout_s, time.monotonic() + (timeout_s or 0.0))
+
+    @property
+    def left_s(self) -> float | None:
+        """What is left of it; None: for ever."""
+        return None if self.timeout_s is None else max(0.0, self.ends_s - time.monotonic())
+
+
+def _wait_for(client: Client, job: Job, limit: _Limit) -> Job:
     from agentctl.commands.pauses import PauseTeller
 
-    if timeout_s is None:
-        return [client.wait(job.id, seen=PauseTeller().see) for job in jobs]
-    deadline_s = time.monotonic() + timeout_s
-    over = []
-    for job in jobs:
-        try:
-            left_s = max(0.0, deadline_s - time.monotonic())
-            over.append(client.wait(job.id, left_s, seen=PauseTeller().see))
-        except WaitTimeoutError as error:
-            if error.asked_before:
-                raise
-            # What is left of the time says nothing to whoever gave it.
-            raise WaitTimeoutError(f"job {job.id} is not over after {timeout_s:g} s") from None
-    return over
-
-
-def _any_names_a_host(jobs: tuple[str, ...]) -> bool:
-    if not any(":" in job for job in jobs):
-        return False
-    from agentctl.several.references import any_names_a_host
-
-    return any_names_a_host(jobs)
+    try:
+        return client.wait(job.id, limit.left_s, seen=PauseTeller().see)
+    except WaitTimeoutError as error:
+        if error.asked_before or limit.timeout_s is None:
+            raise
+        # What is left of the time says nothing to whoever gave it.
+        raise WaitTimeoutError(f"job {job.id} is not over after {limit.timeout_s:g} s") from None
 
 
 def _wait_on_several(settings: Settings, jobs: tuple[str, ...], timeout_s: float | None) -> int:
-    from agentctl.commands.pauses import PauseTeller
     from agentctl.several.asking import do_all
     from agentctl.several.references import read_references
 
@@ -86,13 +96,11 @@ def _wait_on_several(settings: Settings, jobs: tuple[str, ...], timeout_s: float
     open_client = settings.clients()
     # One connection a host, whatever the number of its jobs.
     clients = {host: open_client(host) for host in {place.host for place in references}}
-    deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+    limit = _Limit.of(timeout_s)
 
     def wait(host: str, job: str) -> Job:
         client = clients[host]
-        found = find(client, job)
-        left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        return client.wait(found.id, left_s, seen=PauseTeller().see)
+        return _wait_for(client, find_at_host(client, job), limit)
 
     ends = do_all([partial(wait, place.host, place.job) for place in references])
     return _report(settings, jobs, ends)

@@ -42,15 +42,23 @@ def parse(text: str) -> Wanted:
     if len(parts) == 1:
         if _is_port(text):
             return Wanted("", TcpPlace(_port(text, text)), None)
+        if text.startswith("/"):
+            raise _no_job_named(text, "")
         return Wanted(text, None, None)
     first, last = parts
+    if last.startswith("/") and (not first or _is_port(first)):
+        raise _no_job_named(last, first and f"{first}:")
     if _is_port(first):
         return Wanted("", TcpPlace(_port(last, text)), _port(first, text))
     # ":80" is a port of the host that would otherwise be taken for a job.
     place_of_job = _place(last, text) if last else None
-    if not first and not isinstance(place_of_job, TcpPlace):
-        raise InvalidSpecError(f"{text!r}: a unix socket is reached through its job; {_HELP}")
+    if not first and place_of_job is None:
+        raise InvalidSpecError(f"{text!r}: {_HELP}")
     return Wanted(first, place_of_job, None)
+
+
+def _no_job_named(path: str, local: str) -> InvalidSpecError:
+    return InvalidSpecError(f"{path} is a path: name its job, {local}JOB:{path}")
 
 
 def _is_port(text: str) -> bool:
@@ -64,7 +72,9 @@ def _is_number(text: str) -> bool:
 
 def _port(text: str, whole: str) -> int:
     if not _is_number(text) or not 0 < int(text) <= _LAST_PORT:
-        raise InvalidSpecError(f"{whole!r}: {text!r} is no port (1 to {_LAST_PORT}); {_HELP}")
+        within = "" if text == whole else f"{whole!r}: "
+        shown = text if _is_number(text) else repr(text)
+        raise InvalidSpecError(f"{within}{shown} is no port (1 to {_LAST_PORT}); {_HELP}")
     return int(text)
 
 

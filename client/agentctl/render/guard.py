@@ -7,8 +7,9 @@ from typing import Any
 
 from agentctl.guard import Guard, GuardedJob, GuardNotice, HostMemory, Mark, NoticeKind
 from agentctl.render.color import Palette
-from agentctl.render.table import Cell, Column, cut, join, layout, printable, width_of
+from agentctl.render.table import Cell, Column, cut, join, layout, width_of
 from agentctl.render.units import format_duration, format_rfc3339, format_size
+from agentctl.words import printable
 
 _COLUMNS = (
     Column("JOB", right=True),

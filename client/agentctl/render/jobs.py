@@ -10,7 +10,7 @@ from typing import Any
 
 from agentctl.model import JSON_FIELDS, AgentInfo, Cause, Event, Job, JobState
 from agentctl.render.color import Palette
-from agentctl.render.table import Cell, Column, join, layout, printable
+from agentctl.render.table import Cell, Column, join, layout
 from agentctl.render.units import (
     format_age,
     format_duration,
@@ -18,6 +18,7 @@ from agentctl.render.units import (
     format_rfc3339,
     format_size,
 )
+from agentctl.words import printable
 
 _COLUMNS = (
     Column("ID", right=True),

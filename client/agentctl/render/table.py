@@ -34,20 +34,6 @@ class Column(NamedTuple):
     share: int = _SHARE
 
 
-def printable(text: str) -> str:
-    """Return `text` with everything a terminal would act on written out. Pure."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004  # surrogateescape (PEP 383): a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
 def width_of(text: str) -> int:
     """Return how many columns of a terminal `text` takes. Pure."""
     if text.isascii():

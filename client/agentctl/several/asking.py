@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from agentctl.errors import AgentctlError, TryAgainError
+
+if TYPE_CHECKING:
+    from agentctl.api.client import Client
 
 T = TypeVar("T")
 
@@ -52,6 +55,27 @@ def ask_all(ask: Callable[[str], T], wait_s: Mapping[str, float]) -> list[Answer
             raise answer
         found[answer.host] = answer
     return [found.get(host) or _late(host, wait) for host, wait in wait_s.items()]
+
+
+def ask_clients(
+    client_of: Callable[[str], Client], ask: Callable[[Client], T], wait_s: Mapping[str, float]
+) -> list[Answered[T] | Silent]:
+    """Do as `ask_all` with the client of each host; who is late is given up.
+
+    Nothing goes on then for those hosts, here or in a process that was started to reach them.
+    """
+    opened: list[Client] = []
+
+    def ask_host(host: str) -> T:
+        with client_of(host) as client:
+            opened.append(client)
+            return ask(client)
+
+    try:
+        return ask_all(ask_host, wait_s)
+    finally:
+        for client in tuple(opened):
+            client.close()
 
 
 def _late(host: str, wait_s: float) -> Silent:

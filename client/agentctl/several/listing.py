@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from agentctl.errors import AgentctlError, AgentNotRunningError
 from agentctl.link import LOCAL
-from agentctl.several.asking import Answered, Silent, ask_all
+from agentctl.several.asking import Answered, Silent, ask_clients
 from agentctl.several.cache import HostCache, Seen
 
 if TYPE_CHECKING:
@@ -79,21 +79,20 @@ def list_hosts(hosts: Sequence[str], wanted: Filter, client_of: Callable[[str], 
     cache = HostCache.of_environment()
     remembered = {host: None if host == LOCAL else cache.seen(host) for host in hosts}
 
-    def ask(host: str) -> list[Job]:
+    def ask(client: Client) -> list[Job]:
         try:
-            with client_of(host) as client:
-                return client.list(
-                    states=wanted.states,
-                    name=wanted.name,
-                    labels=wanted.labels,
-                    recent=wanted.recent,
-                )
+            return client.list(
+                states=wanted.states,
+                name=wanted.name,
+                labels=wanted.labels,
+                recent=wanted.recent,
+            )
         except AgentNotRunningError:
             # Only where none was to be started: then there is nothing to list either.
             return []
 
     waits_s = {h: _WAIT_S if remembered[h] is not None else _WAIT_UNKNOWN_S for h in hosts}
-    answers = ask_all(ask, waits_s)
+    answers = ask_clients(client_of, ask, waits_s)
     now = datetime.now(UTC)
     for answer in answers:
         if isinstance(answer, Answered) and answer.host != LOCAL and wanted.is_whole:

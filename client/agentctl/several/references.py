@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from agentctl.errors import InvalidSpecError
+from agentctl.errors import InvalidSpecError, JobNotFoundError
 
 
 class Reference(NamedTuple):
@@ -55,6 +55,17 @@ def _placed(reference: Reference | str, hosts: Sequence[str]) -> Reference:
         f"{reference!r} may be a job of any of {len(hosts)} hosts; say of which: "
         f"{hosts[0]}:{reference}"
     )
+
+
+def explained(error: JobNotFoundError, text: str) -> JobNotFoundError:
+    """Return the error with a word about the host that `text` names, if there is none such."""
+    host, colon, job = text.partition(":")
+    if not (host and colon and job) or is_known(host):
+        return error
+    from agentctl.words import told
+
+    hint = f"{told(host)} is no host, see: agentctl host ls"
+    return JobNotFoundError(f"{error}; {hint}", reason=error.reason)
 
 
 def any_names_a_host(texts: Sequence[str]) -> bool:

@@ -103,6 +103,11 @@ def test_the_version_is_told_before_and_after_the_verb(
         (["-H", "gpu1", "ls"], 69, "gpu1"),
         (["ls", "-H", "gpu1"], 69, "gpu1"),
         (["agent", "start", "-H", "gpu1"], 69, "gpu1"),
+        (
+            ["-H", "a,b", "show", "1"],
+            2,
+            "-H a,b: only ls, events and wait take several hosts; name one",
+        ),
         (["agent", "status"], 1, "agent start"),
         (["agent", "logs"], 1, "no log"),
     ],
@@ -117,6 +122,24 @@ def test_what_cannot_be_is_one_line_and_a_code(
     assert shown.err.startswith("agentctl: ")
     assert shown.err.count("\n") == 1
     assert word in shown.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_says_which_verbs_take_several_hosts(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the word for what -H takes."""
+    assert main([verb, "--help"]) == 0
+    several = "HOST[,HOST...]" in capsys.readouterr().out
+    assert several == (verb in {"ls", "events", "wait"})
+
+
+def test_no_help_of_a_host_verb_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal of 80 columns."""
+    assert main(["host", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "..." not in shown.partition("Commands:")[2]
+    assert "Bring a host to this version." in shown
 
 
 def test_without_a_verb_the_help_comes_and_a_usage_error(

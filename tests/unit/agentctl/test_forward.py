@@ -38,7 +38,6 @@ from agentctl.ports import TcpPlace, UnixPlace
         ("train:x", None),
         ("70000", None),
         ("9000:", None),
-        ("9000:/run/x", None),
         ("99999:train:80", None),
         ("²²²²", Wanted("²²²²", None, None)),
     ],
@@ -50,6 +49,24 @@ def test_a_target_is_read_in_one_way(text: str, wanted: Wanted | None) -> None:
             parse(text)
     else:
         assert parse(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("99999", "99999 is no port (1 to 65535); say JOB, "),
+        ("web:99999", "'web:99999': 99999 is no port (1 to 65535); say JOB, "),
+        ("web:x", "'web:x': 'x' is no port (1 to 65535); say JOB, "),
+        ("/tmp/x.sock", "/tmp/x.sock is a path: name its job, JOB:/tmp/x.sock"),
+        (":/tmp/x.sock", "/tmp/x.sock is a path: name its job, JOB:/tmp/x.sock"),
+        ("9000:/run/x", "/run/x is a path: name its job, 9000:JOB:/run/x"),
+    ],
+)
+def test_what_is_no_target_is_said_once(text: str, complaint: str) -> None:
+    """What is wrong, and how it is said instead."""
+    with pytest.raises(InvalidSpecError) as error:
+        parse(text)
+    assert str(error.value).startswith(complaint)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from agentctl.model import JSON_FIELDS, Cause, Chunk, Event, Gap, GapReason, Job
 from agentctl.render import jobs as render
 from agentctl.render.color import Palette
 from agentctl.render.log import LineStamper, gap_line
-from agentctl.render.table import cut, printable, width_of
+from agentctl.render.table import cut, width_of
 from agentctl.render.units import format_duration, format_rfc3339, format_size
+from agentctl.words import printable
 from tests.unit.agentctl.samples import AT, later, sample_job
 
 PLAIN = Palette(enabled=False)

@@ -12,14 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from agentctl.errors import HostUnreachableError, InvalidSpecError, TryAgainError
+from agentctl.errors import (
+    HostUnreachableError,
+    InvalidSpecError,
+    JobNotFoundError,
+    TryAgainError,
+)
 from agentctl.model import Job, JobState
 from agentctl.render.color import Palette
 from agentctl.render.jobs import job_table_of_hosts
 from agentctl.several.asking import Answered, Silent, ask_all, do_all
 from agentctl.several.cache import HostCache
 from agentctl.several.listing import Filter, put_together
-from agentctl.several.references import Reference, read_reference, read_references
+from agentctl.several.references import (
+    Reference,
+    explained,
+    read_reference,
+    read_references,
+)
 from tests.unit.agentctl.samples import AT as NOW
 from tests.unit.agentctl.samples import sample_job
 
@@ -177,6 +187,24 @@ def test_a_job_of_several_hosts_must_say_which() -> None:
     ]
     with pytest.raises(InvalidSpecError, match="gpu1:7"):
         read_references(["7"], ["gpu1", "gpu2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gpu7:1", "none; gpu7 is no host, see: agentctl host ls"),
+        ("local:train", "none"),
+        ("train", "none"),
+        (":train", "none"),
+        ("train:", "none"),
+    ],
+)
+def test_an_unknown_host_is_named_beside_the_unknown_job(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name may hold a colon: either may be what was mistyped."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert str(explained(JobNotFoundError("none"), text)) == said
 
 
 def test_the_file_holds_what_ls_prints(tmp_path: Path) -> None:

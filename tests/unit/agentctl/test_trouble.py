@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import agentctl
 from agentapi.v1 import job_service_pb2 as wire
 from agentctl import errors
 from agentctl.api import trouble, wake
@@ -134,3 +135,11 @@ def test_only_what_changes_something_may_have_been_done() -> None:
     assert "agentctl -H gpu1 ls" in str(submit)
     stop = with_unknown_outcome(error, wire.StopJobRequest(), "gpu1")
     assert "done all the same" in str(stop)
+
+
+def test_what_a_notice_is_can_be_said_with_the_packages_own_names() -> None:
+    """Whoever passes `on_notice` needs no module of ours but the first."""
+    assert set(agentctl.__all__) >= {"LinkBack", "LinkLost", "Notice", "OnNotice"}
+    assert agentctl.LinkLost is LinkLost
+    assert agentctl.LinkBack is LinkBack
+    assert all(getattr(agentctl, name) is not None for name in agentctl.__all__)
