@@ -33,6 +33,7 @@ from tests.helpers.hosts import (
     root_of,
     write_program,
 )
+from tests.helpers.processes import arguments, children_of
 from tests.helpers.sshd import Rules, open_files
 from tests.helpers.sshrig import BARE_PATH, SshRig, Variant
 from tests.helpers.wait import wait_gone, wait_until
@@ -67,15 +68,15 @@ def test_uv_brings_python(rig: SshRig) -> None:
     assert done.returncode == 0, done.stderr
     assert (root_of(rig) / "python/cpython-3/bin/python3").exists()
     assert stat.S_IMODE(root_of(rig).stat().st_mode) == 0o700
-    # The jobs of such a server get what they would get without an agent in between.
-    assert _umask(rig.server.warden_pid()) == 0o077
-    job = rig.server.cli("run", "--", "true")
-    assert job.returncode == 0, job.stderr
+    # An agent that is started by hand has this umask for its jobs, and so has this one.
+    assert _umask_for_jobs(rig.server.warden_pid()) == 0o002
 
 
-def _umask(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
+def _umask_for_jobs(warden: int) -> int:
+    """Return the umask that the warden began with, which it hands on to its spawner."""
+    commands = [arguments(pid) for pid in children_of(warden)]
+    (words,) = [words for words in commands if any(b"agentd.shim.spawning" in w for w in words)]
+    return int(words[words.index(b"-c") + 4])
 
 
 def _deny_pip(rig: SshRig) -> None:

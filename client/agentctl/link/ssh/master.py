@@ -74,7 +74,7 @@ class Master:
         self.was_there = False
         self._environ = os.environ if environ is None else environ
         self._guard = threading.Lock()
-        #: What runs for this object now, and whether it has a session of its own.
+        #: What runs for this object now, and whether it is a login in a session of its own.
         self._children: dict[Popen[bytes], bool] = {}
         self._is_abandoned = False
         #: The runtime directory; it may not exist before the first `ensure`.
@@ -89,12 +89,15 @@ class Master:
     def abandon(self) -> None:
         """End what runs for this object, and start nothing more. The master stays for others.
 
-        Returns at once; whoever waits for it in another thread gets an AgentctlError.
+        So does a login that asks nobody: it is written down, ends by its own time-out, and is
+        there for the next one, who may have as little time as this one had. Returns at once;
+        whoever waits for anything else in another thread gets an AgentctlError.
         """
         with self._guard:
             self._is_abandoned = True
-            for child, whole_session in self._children.items():
-                _kill(child, whole_session=whole_session)
+            for child, is_login in self._children.items():
+                if not is_login:
+                    _kill(child, whole_session=False)
 
     @contextmanager
     def _running(
