@@ -1,7 +1,7 @@
-"""Where the local agent keeps its things.
+"""Where the local agent keeps its things, and where this client keeps its own.
 
-The same rule as `agentd.paths`: neither side imports the other, and a contract test compares
-the two.
+For the agent's the same rule as `agentd.paths`: neither side imports the other, and a contract
+test compares the two.
 """
 
 from __future__ import annotations
@@ -50,3 +50,21 @@ def default_paths(environ: Mapping[str, str]) -> Paths:
         runtime_dir=environ.get("AGENTD_RUNTIME_DIR") or runtime,
         config_file=environ.get("AGENTCTL_CONFIG") or f"{config_home}/agentctl/config.toml",
     )
+
+
+def state_directory(environ: Mapping[str, str]) -> str:
+    """Return the directory of what the client must not forget. Touches nothing. Pure."""
+    return _below("XDG_STATE_HOME", ".local/state", environ)
+
+
+def cache_directory(environ: Mapping[str, str]) -> str:
+    """Return the directory of what the client may forget. Touches nothing. Pure."""
+    return _below("XDG_CACHE_HOME", ".cache", environ)
+
+
+def _below(variable: str, otherwise: str, environ: Mapping[str, str]) -> str:
+    base = environ.get(variable)
+    if not base or not os.path.isabs(base):
+        # A relative one is to be ignored (XDG Base Directory Specification).
+        base = f"{environ.get('HOME') or os.path.expanduser('~')}/{otherwise}"
+    return f"{base}/agentctl"

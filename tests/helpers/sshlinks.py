@@ -17,6 +17,17 @@ from tests.helpers.sshd import Rules
 from tests.helpers.sshrig import SshRig, Variant
 from tests.helpers.wait import wait_until
 
+#: Connects, says where to, and stays until its stdin ends.
+CLIENT = """
+import os, sys
+from agentctl.link.ssh import SshLink
+from tests.helpers.hostlike import host_at
+destination, agentd, *ssh = sys.argv[1:]
+link = SshLink(host_at(destination, agentd), ssh)
+print(link.connect(60), flush=True)
+sys.stdin.read()
+"""
+
 #: A server that lets nobody forward sockets.
 FORBIDDEN = Variant(rules=Rules(may_forward=False))
 

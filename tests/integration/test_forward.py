@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import pytest
 
 from agentctl.forward.places import Memory
-from agentctl.link.book import state_directory
+from agentctl.paths import state_directory
 from tests.helpers.agent import Agent
 from tests.helpers.jobs import sleeper
 from tests.helpers.wait import is_alive, wait_until

@@ -298,7 +298,7 @@ def test_rm_refuses_while_a_job_runs(rig: SshRig) -> None:
     refused = host(rig, "rm", "gpu1")
 
     assert refused.returncode == 1
-    assert f"1 job on gpu1 not over yet ({job}); stop them first" in refused.stderr
+    assert f"1 job on gpu1 not over ({job}); stop what runs" in refused.stderr
     assert rig.server.show(job)["state"] == "running"
     forced = host(rig, "rm", "--force", "gpu1")
     assert forced.returncode == 0, forced.stderr
@@ -382,4 +382,4 @@ def test_name_is_kept_for_one_destination(rig: SshRig) -> None:
     done = host(rig, "add", "gpu1", "me@elsewhere")
 
     assert done.returncode == 1
-    assert "gpu1 is gpu1 already; take another name" in done.stderr
+    assert "gpu1 is set up already, with the destination gpu1; take another name" in done.stderr

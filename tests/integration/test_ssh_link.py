@@ -19,6 +19,7 @@ from agentctl.errors import (
 from agentctl.link.ssh import SshLink, argv
 from tests.helpers.sshd import Rules
 from tests.helpers.sshlinks import (
+    CLIENT,
     FORBIDDEN,
     link_of,
     logins,
@@ -29,17 +30,6 @@ from tests.helpers.sshlinks import (
 )
 from tests.helpers.sshrig import SshRig, Variant
 from tests.helpers.wait import is_alive, read_stat, wait_gone, wait_until
-
-# Connects, says where to, and stays until its stdin ends.
-_CLIENT = """
-import os, sys
-from agentctl.link.ssh import SshLink
-from tests.helpers.hostlike import host_at
-destination, agentd, *ssh = sys.argv[1:]
-link = SshLink(host_at(destination, agentd), ssh)
-print(link.connect(60), flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.mark.parametrize(
@@ -94,7 +84,7 @@ def _children() -> set[int]:
 @pytest.mark.parametrize("rig", [Variant(), FORBIDDEN], indirect=True, ids=["forward", "bridge"])
 def test_many_processes_at_once_log_in_once(rig: SshRig, link: SshLink) -> None:
     """Ten that find nothing share what the first one makes, and each is led to the agent."""
-    command = [sys.executable, "-c", _CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
+    command = [sys.executable, "-c", CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
     root = str(Path(__file__).resolve().parents[2])
     clients = [
         subprocess.Popen(

@@ -21,6 +21,7 @@ from agentctl.errors import (
 from agentctl.link.ssh import SshLink, probe
 from tests.helpers.hostlike import host_at
 from tests.helpers.sshlinks import (
+    CLIENT,
     FORBIDDEN,
     link_of,
     logins,
@@ -29,18 +30,6 @@ from tests.helpers.sshlinks import (
 from tests.helpers.sshrig import SshRig
 
 _OTHER_UID = 65534
-
-
-# Connects, says where to, and stays until its stdin ends.
-_CLIENT = """
-import os, sys
-from agentctl.link.ssh import SshLink
-from tests.helpers.hostlike import host_at
-destination, agentd, *ssh = sys.argv[1:]
-link = SshLink(host_at(destination, agentd), ssh)
-print(link.connect(60), flush=True)
-sys.stdin.read()
-"""
 
 
 def _failure(link: SshLink) -> AgentctlError:
@@ -172,7 +161,7 @@ def test_a_person_is_asked_and_a_script_is_not(rig: SshRig, link: SshLink) -> No
     subprocess.run([*passphrase, "-f", rig.sshd.user_key], check=True)
     assert "Permission denied" in str(_failure(link))
     controller, terminal = os.openpty()
-    command = [sys.executable, "-c", _CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
+    command = [sys.executable, "-c", CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
     client = subprocess.Popen(
         # Its own session, with this terminal to ask at.
         ["setsid", "--ctty", *command],
@@ -205,7 +194,7 @@ def test_what_a_killed_client_listened_at_is_removed_by_the_next(
 ) -> None:
     """A bridge's socket belongs to one process; killed, it cannot take it along."""
     link.connect(30)
-    command = [sys.executable, "-c", _CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
+    command = [sys.executable, "-c", CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
     root = str(Path(__file__).resolve().parents[2])
     client = subprocess.Popen(
         command,

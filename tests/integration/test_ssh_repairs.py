@@ -13,6 +13,7 @@ import pytest
 from agentctl.errors import HostUnreachableError, TryAgainError
 from agentctl.link.ssh import SshLink
 from tests.helpers.sshlinks import (
+    CLIENT,
     FORBIDDEN,
     link_of,
     logins,
@@ -23,17 +24,6 @@ from tests.helpers.sshlinks import (
 )
 from tests.helpers.sshrig import SshRig, Variant
 from tests.helpers.wait import read_stat, wait_gone, wait_until
-
-# Connects, says where to, and stays until its stdin ends.
-_CLIENT = """
-import os, sys
-from agentctl.link.ssh import SshLink
-from tests.helpers.hostlike import host_at
-destination, agentd, *ssh = sys.argv[1:]
-link = SshLink(host_at(destination, agentd), ssh)
-print(link.connect(60), flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(name="launcher")
@@ -154,7 +144,7 @@ def test_a_frozen_agent_costs_nobody_the_master(rig: SshRig, link: SshLink) -> N
 
 
 def _client(rig: SshRig) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
+    command = [sys.executable, "-c", CLIENT, rig.destination, rig.agentd, *rig.ssh_command]
     return subprocess.Popen(
         command,
         env=rig.client.env | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},

@@ -25,7 +25,7 @@ from agentctl.forward.places import Memory, candidates, listen
 from agentctl.forward.relay import Relay
 from agentctl.forward.request import Wanted
 from agentctl.link import is_local
-from agentctl.link.book import state_directory
+from agentctl.paths import state_directory
 from agentctl.ports import Place, Target, TcpPlace, UnixPlace
 from agentctl.words import printable
 

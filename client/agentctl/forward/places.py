@@ -13,7 +13,7 @@ import json
 import os
 import socket
 
-from agentctl.link.private import is_private
+from agentctl.link.private import check_private, replace_file
 
 #: Beyond these the oldest are forgotten.
 _MOST_KEPT = 500
@@ -82,7 +82,7 @@ class Memory:
     def keep(self, key: str, port: int) -> None:
         """Remember it for next time. Raises UnsafeDirectoryError or OSError."""
         os.makedirs(self._directory, 0o700, exist_ok=True)
-        is_private(self._directory)
+        check_private(self._directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(f"{self._directory}/forwards.lock", flags, 0o600)
         try:
@@ -93,7 +93,8 @@ class Memory:
             # Last is newest.
             known.pop(key, None)
             known[key] = port
-            self._write(dict(list(known.items())[-_MOST_KEPT:]))
+            kept = dict(list(known.items())[-_MOST_KEPT:])
+            replace_file(self._path, json.dumps(kept, indent=2).encode())
         finally:
             os.close(lock)
 
@@ -106,11 +107,3 @@ class Memory:
         if not isinstance(content, dict):
             return {}
         return {k: v for k, v in content.items() if type(v) is int and 0 < v <= _LAST_PORT}
-
-    def _write(self, known: dict[str, int]) -> None:
-        scratch = f"{self._path}.new"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(scratch, flags, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            json.dump(known, file, indent=2)
-        os.rename(scratch, self._path)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from agentctl.errors import RefusedError
 from agentctl.hosts.target import Musl, Target
 from agentctl.hosts.wheels import Wheel, packed
-from agentctl.link.book import cache_directory
+from agentctl.paths import cache_directory
 
 #: For all that may be tried; the server waits longer (`remote.peer`).
 _DOWNLOAD_WITHIN_S = 300.0

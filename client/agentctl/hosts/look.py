@@ -156,7 +156,10 @@ def no_python(findings: Findings, name: str, python: str | None, brought: str = 
     """Return the error that says what to do about a server without a Python."""
     found = f" (found {'; '.join(findings.old)})" if findings.old else ""
     if python is not None:
-        return RefusedError(f"{python} on {name} is no Python {_OLDEST} or newer{found}")
+        return RefusedError(
+            f"{python} on {name} is no Python {_OLDEST} or newer{found}; name another, or "
+            "leave --python out to have one looked for"
+        )
     if brought:
         return RefusedError(
             f"{name} has no Python {_OLDEST} or newer{found}, and its uv could not bring one: "

@@ -91,8 +91,8 @@ def add(book: HostBook, name: str, destination: str | None, wish: Wish, say: Say
     check_destination(destination)
     if known is not None and known.destination != destination:
         raise RefusedError(
-            f"{name} is {known.destination} already; take another name, or first: "
-            f"agentctl host rm {name}"
+            f"{name} is set up already, with the destination {known.destination}; "
+            f"take another name, or first: agentctl host rm {name}"
         )
     return _install(book, name, destination, wish, say, known)
 
@@ -121,7 +121,7 @@ def _install(  # of `add` and `upgrade`
     findings = _look_for_python(master, wish, say)
     target = _target_of(findings)
     own = own_wheel()
-    supply = _Supply(target, own, say)
+    supply = _Supply(name, target, own, say)
     done = Talk(master, target.python, supply.wheels, say).ask(
         {
             "ask": "install",
@@ -160,7 +160,8 @@ def _checked_launcher(launcher: str, name: str) -> str:
 class _Supply:
     """Brings wheels when the server asks for them."""
 
-    def __init__(self, target: Target, own: Wheel, say: Say) -> None:
+    def __init__(self, name: str, target: Target, own: Wheel, say: Say) -> None:
+        self._name = name
         self._target = target
         self._own = own
         self._say = say
@@ -175,10 +176,10 @@ class _Supply:
         if wheels is None:
             from agentctl.hosts.download import downloaded_wheels
 
-            self._say("downloading the wheels for the server")
+            self._say(f"{self._name}: downloading the wheels for it")
             wheels = downloaded_wheels(self._target, requirements(), os.environ)
         size_bytes = sum(len(wheel.content) for wheel in wheels)
-        self._say(f"sending the dependencies, {size_bytes / 1e6:.0f} MB ({why})")
+        self._say(f"{self._name}: sending the dependencies, {size_bytes / 1e6:.0f} MB ({why})")
         return wheels
 
 

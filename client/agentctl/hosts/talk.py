@@ -63,7 +63,7 @@ _COMPLAINTS: dict[str, tuple[type[AgentctlError], str]] = {
     ),
     "jobs": (
         RefusedError,
-        "{count} on {name} not over yet ({jobs}); stop them first, or --force kills them",
+        "{count} on {name} not over ({jobs}); stop what runs, or: agentctl host rm --force {name}",
     ),
     "start": (HostUnreachableError, "the agent on {name} does not start: {text}{back}"),
     "broken": (

@@ -10,15 +10,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agentctl.errors import InvalidSpecError, UnsafeDirectoryError
+from agentctl.errors import InvalidSpecError
 from agentctl.link.names import check_destination, check_name
+from agentctl.link.private import check_private, replace_file
+from agentctl.paths import state_directory
 
 _FORMAT = 1
 _DIRECTORY_MODE = 0o700
@@ -90,8 +91,8 @@ class HostBook:
 
     def _read(self) -> dict[str, Host]:
         try:
-            _check_private(self.directory, directory=True)
-            _check_private(self.path, directory=False)
+            check_private(self.directory)
+            check_private(self.path, is_file=True)
             with open(self.path, "rb") as file:
                 content = file.read()
         except FileNotFoundError:
@@ -108,48 +109,16 @@ class HostBook:
     def _changing(self) -> Iterator[dict[str, Host]]:
         """Yield the hosts to be changed; what is left of them is the book afterwards."""
         os.makedirs(self.directory, _DIRECTORY_MODE, exist_ok=True)
-        _check_private(self.directory, directory=True)
+        check_private(self.directory)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open(f"{self.directory}/hosts.lock", flags, _FILE_MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             hosts = self._read()
             yield hosts
-            _replace(self.path, _dump(hosts))
+            replace_file(self.path, _dump(hosts), is_durable=True)
         finally:
             os.close(lock)
-
-
-def state_directory(environ: Mapping[str, str]) -> str:
-    """Return the directory of what the client must not forget. Touches nothing. Pure."""
-    return _below("XDG_STATE_HOME", ".local/state", environ)
-
-
-def cache_directory(environ: Mapping[str, str]) -> str:
-    """Return the directory of what the client may forget. Touches nothing. Pure."""
-    return _below("XDG_CACHE_HOME", ".cache", environ)
-
-
-def _below(variable: str, otherwise: str, environ: Mapping[str, str]) -> str:
-    base = environ.get(variable)
-    if not base or not os.path.isabs(base):
-        # A relative one is to be ignored (XDG Base Directory Specification).
-        base = f"{environ.get('HOME') or os.path.expanduser('~')}/{otherwise}"
-    return f"{base}/agentctl"
-
-
-def _check_private(path: str, *, directory: bool) -> None:
-    """Raise UnsafeDirectoryError unless `path` is ours alone, FileNotFoundError without it."""
-    status = os.lstat(path)
-    right_kind = stat.S_ISDIR(status.st_mode) if directory else stat.S_ISREG(status.st_mode)
-    if not right_kind:
-        kind = "directory" if directory else "file"
-        raise UnsafeDirectoryError(f"{path} is no plain {kind} (a symlink is refused too)")
-    if status.st_uid != os.geteuid():
-        raise UnsafeDirectoryError(f"{path} belongs to uid {status.st_uid}, not to you")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        mode = _DIRECTORY_MODE if directory else _FILE_MODE
-        raise UnsafeDirectoryError(f"{path} is open to others; run: chmod {mode:o} {path}")
 
 
 def _parse(content: Any) -> dict[str, Host]:  # noqa: ANN401  # whatever JSON holds
@@ -186,18 +155,3 @@ def _dump(hosts: Mapping[str, Host]) -> bytes:
         for _, host in sorted(hosts.items())
     }
     return json.dumps({"format": _FORMAT, "hosts": entries}, indent=2).encode() + b"\n"
-
-
-def _replace(path: str, content: bytes) -> None:
-    """Put `content` in the place of the file, whole or not at all. The lock is held."""
-    scratch = f"{path}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(scratch, flags, _FILE_MODE)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(scratch, path)

@@ -1,4 +1,7 @@
-"""Directories that are ours alone: whoever else could put a socket there would be obeyed."""
+"""Directories and files that are ours alone, and how such a file is replaced.
+
+Whoever else could put a socket or a file there would be obeyed.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,58 @@ _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 def is_private(directory: str) -> bool:
     """Say whether the directory is there. Raises UnsafeDirectoryError if others can enter it."""
     try:
-        status = os.lstat(directory)
+        check_private(directory)
     except OSError:
         return False
-    if not stat.S_ISDIR(status.st_mode):
-        raise UnsafeDirectoryError(f"{directory} is not a directory (a symlink is refused too)")
-    if status.st_uid != os.geteuid():
-        raise UnsafeDirectoryError(f"{directory} belongs to uid {status.st_uid}, not to you")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise UnsafeDirectoryError(f"{directory} is open to others; run: chmod 700 {directory}")
     return True
+
+
+def check_private(path: str, *, is_file: bool = False) -> None:
+    """Raise UnsafeDirectoryError unless the directory, or file, is ours alone; OSError without."""
+    status = os.lstat(path)
+    is_kind, kind, mode = (
+        (stat.S_ISREG, "plain file", "600") if is_file else (stat.S_ISDIR, "directory", "700")
+    )
+    if not is_kind(status.st_mode):
+        raise UnsafeDirectoryError(f"{path} is not a {kind} (a symlink is refused too)")
+    if status.st_uid != os.geteuid():
+        raise UnsafeDirectoryError(f"{path} belongs to uid {status.st_uid}, not to you")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise UnsafeDirectoryError(f"{path} is open to others; run: chmod {mode} {path}")
+
+
+def replace_file(path: str, data: bytes, *, is_durable: bool = False) -> None:
+    """Put `data` in the place of the file, with mode 0600, whole or not at all.
+
+    It survives any process; with `is_durable` a power cut too, as far as rename(2) does.
+
+    Raises:
+        OSError: As the kernel reports it; `path` is then unchanged.
+
+    """
+    # Two processes may replace one file at once.
+    scratch = f"{path}.{os.getpid()}"
+    forget_file(scratch)
+    try:
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if is_durable:
+                file.flush()
+                os.fsync(descriptor)
+        os.rename(scratch, path)
+    except OSError:
+        forget_file(scratch)
+        raise
+
+
+def forget_file(path: str) -> None:
+    """Remove a file or a socket, if it is there."""
+    try:
+        os.unlink(path)
+    except OSError:
+        # Gone, or in a directory that is: there is nothing to be found in either.
+        pass
 
 
 def runtime_dir(environ: Mapping[str, str]) -> str:

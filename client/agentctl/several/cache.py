@@ -14,7 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from agentctl.errors import UnsafeDirectoryError
+from agentctl.link.private import forget_file, is_private, replace_file
 from agentctl.model import JSON_FIELDS, Cause, Job, JobState, MemAction
+from agentctl.paths import cache_directory
 
 _FORMAT = 1
 _TIMES = ("submitted_at", "started_at", "ended_at", "requeue_at")
@@ -40,8 +42,6 @@ class HostCache:
     @classmethod
     def of_environment(cls, environ: Mapping[str, str] | None = None) -> HostCache:
         """Return the cache of this user: `$XDG_CACHE_HOME/agentctl/hosts`."""
-        from agentctl.link.book import cache_directory
-
         return cls(f"{cache_directory(os.environ if environ is None else environ)}/hosts")
 
     def seen(self, host: str) -> Seen | None:
@@ -63,41 +63,27 @@ class HostCache:
             "seen_at": at.isoformat(),
             "jobs": [job_to_json(job) for job in jobs],
         }
-        scratch = f"{self._path(host)}.{os.getpid()}"
         try:
             os.makedirs(self._directory, 0o700, exist_ok=True)
-            if not self._is_ours():
-                return
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with open(os.open(scratch, flags, 0o600), "wb") as file:
-                file.write(json.dumps(content).encode())
-            os.rename(scratch, self._path(host))
+            if self._is_ours():
+                replace_file(self._path(host), json.dumps(content).encode())
         except OSError:
             # A full disk, for one: the next listing is no worse for it.
-            _unlink(scratch)
+            pass
 
     def forget(self, host: str) -> None:
         """Remember nothing of the host any more."""
-        _unlink(self._path(host))
+        forget_file(self._path(host))
 
     def _path(self, host: str) -> str:
         return f"{self._directory}/{host}.json"
 
     def _is_ours(self) -> bool:
-        from agentctl.link.private import is_private
-
         try:
             return is_private(self._directory)
         except UnsafeDirectoryError:
             # Whoever else could write there could show us jobs that never were.
             return False
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _seen(host: str, content: Any) -> Seen:  # noqa: ANN401  # whatever JSON holds

@@ -98,7 +98,7 @@ def _unpack(content: bytes, site: str) -> None:
 
 
 def _bring_dependencies(scratch: str, site: str, wanted: dict[str, Any], peer: Peer) -> None:
-    why = "it was asked for" if not wanted["online"] else "the server has neither pip nor uv"
+    why = "--offline" if not wanted["online"] else "the server has neither pip nor uv"
     for tool, fetch in _fetchers(scratch, wanted) if wanted["online"] else ():
         peer.tell("say", text=f"fetching its dependencies with the server's {tool}")
         # Each has its own: what one left half is none of the other's.

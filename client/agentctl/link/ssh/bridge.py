@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
 from agentctl.link.local import agent_environment
-from agentctl.link.ssh import remote, state
+from agentctl.link.private import forget_file
+from agentctl.link.ssh import remote
 from agentctl.link.ssh.process import look
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Bridge:
             self._is_closed = True
             children = list(self._children)
         atexit.unregister(self.close)
-        state.forget(self.path)
+        forget_file(self.path)
         # A close alone would not wake the thread that accepts.
         try:
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -148,7 +149,7 @@ def sweep(directory: str, key: str) -> None:
         _, pid, ticks, _ = name.split("-")
         stat = look(int(pid))
         if stat is None or stat.process.started_ticks != int(ticks):
-            state.forget(f"{directory}/{name}")
+            forget_file(f"{directory}/{name}")
 
 
 def _uid_of(connection: socket.socket) -> int:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from agentctl.errors import ClientClosedError, HostUnreachableError, TryAgainError
 from agentctl.link.local import agent_environment
 from agentctl.link.names import check_destination
-from agentctl.link.private import is_private, runtime_dir, runtime_path
+from agentctl.link.private import forget_file, is_private, runtime_dir, runtime_path
 from agentctl.link.ssh import argv, complaints, family, lock, state
 from agentctl.link.ssh.process import Process, has_argument, kill, look, seen
 
@@ -257,7 +257,7 @@ class Master:
     def cancel(self, local: str, remote: str) -> None:
         """Undo `forward`, as far as the master still knows of it; remove the local socket."""
         self._ask("cancel", (local, remote))
-        state.forget(local)
+        forget_file(local)
 
     def end(self, patience_s: float = INTERACTIVE_S) -> None:
         """End the master, also a frozen one, and what it listens at. Nothing if there is none.
@@ -281,7 +281,7 @@ class Master:
         """Remove what a master listened at, and what was remembered of it."""
         for name in os.listdir(self.directory):
             if name.startswith(self.key) and name.endswith(_ENDS):
-                state.forget(f"{self.directory}/{name}")
+                forget_file(f"{self.directory}/{name}")
 
     def _left_behind(self, deadline_s: float) -> Process | None:
         """Return the master of a login whose client was killed, and write it down."""
@@ -319,7 +319,7 @@ class Master:
     def _remember(self, process: Process, login: Mapping[str, object]) -> None:
         """Write down which process is the master, and of which login."""
         state.store(self._state_file, {**login, **process._asdict()})
-        state.forget(self._login_file)
+        forget_file(self._login_file)
 
     def _start(self, deadline_s: float, connect_within_s: int, *, interactive: bool) -> Process:
         command = argv.master_argv(
@@ -372,7 +372,7 @@ class Master:
             os.close(complaint)
         if code == 0:
             return login
-        state.forget(self._login_file)
+        forget_file(self._login_file)
         if code is None:
             raise TryAgainError(
                 f"{self.name} did not answer in time; try again, or see: {self.look}"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from agentctl.errors import HostUnreachableError
+from agentctl.link.private import replace_file
 
 _LONGEST_BYTES = 65536
 
@@ -36,24 +37,9 @@ def load(path: str) -> Mapping[str, object]:
 
 def store(path: str, content: Mapping[str, object]) -> None:
     """Replace the file. The caller holds the lock. Raises HostUnreachableError."""
-    temporary = f"{path}.new"
     try:
-        forget(temporary)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(temporary, flags, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(json.dumps(content).encode())
-        os.rename(temporary, path)
+        replace_file(path, json.dumps(content).encode())
     except OSError as error:
         raise HostUnreachableError(
             f"cannot write {path}: {error.strerror}; make room there"
         ) from None
-
-
-def forget(path: str) -> None:
-    """Remove a file or a socket, if it is there."""
-    try:
-        os.unlink(path)
-    except OSError:
-        # Gone, or in a directory that is: there is nothing to be found in either.
-        pass

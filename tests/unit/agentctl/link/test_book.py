@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agentctl.errors import InvalidSpecError, UnsafeDirectoryError
-from agentctl.link.book import Host, HostBook, cache_directory, state_directory
+from agentctl.link.book import Host, HostBook
+from agentctl.paths import cache_directory, state_directory
 
 _AT = datetime(2025, 3, 1, 12, tzinfo=UTC)
 _GPU1 = Host("gpu1", "me@gpu1.example.org", "/home/me/.local/share/agentd/bin/agentd", "0.1.0", _AT)

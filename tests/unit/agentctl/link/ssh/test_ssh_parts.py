@@ -149,7 +149,7 @@ def test_what_a_child_says_is_kept_up_to_a_bound() -> None:
 def test_memory_is_what_was_stored_and_ours_alone(tmp_path: Path) -> None:
     """Replaced as a whole, mode 0600, whatever stood in the way of the temporary file."""
     path = f"{tmp_path}/x.route"
-    (tmp_path / "x.route.new").symlink_to(tmp_path / "victim")
+    (tmp_path / f"x.route.{os.getpid()}").symlink_to(tmp_path / "victim")
     state.store(path, {"a": 1})
     state.store(path, {"b": 2})
 
