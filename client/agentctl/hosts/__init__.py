@@ -1,1 +1,1 @@
-"""The hosts over SSH that this client knows, and how a server is made one of them."""
+"""How a server is made a host, changes its version and is let go; `link.book` knows them."""

@@ -62,7 +62,7 @@ def ask_clients(
 ) -> list[Answered[T] | Silent]:
     """Do as `ask_all` with the client of each host; who is late is given up.
 
-    Nothing goes on then for those hosts, here or in a process that was started to reach them.
+    Nothing goes on then for those hosts but a login that asks nobody, for whoever comes next.
     """
     opened: list[Client] = []
 
